@@ -1,0 +1,71 @@
+"""Random bits as whole numbers, and rows of tokens as packed words."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def below(bits: jax.Array, n: Any) -> jax.Array:
+    """Turns uint32 bits into int32 numbers uniform in `[0, n)`: the high word of `bits * n`."""
+    n = jnp.asarray(n).astype(jnp.uint32)
+    bits_high, bits_low, n_high, n_low = bits >> 16, bits & 0xFFFF, n >> 16, n & 0xFFFF
+    middle = bits_high * n_low + (bits_low * n_low >> 16)
+    carry = (bits_low * n_high + (middle & 0xFFFF)) >> 16
+    return (bits_high * n_high + (middle >> 16) + carry).astype(jnp.int32)
+
+
+def lanes(width: int) -> tuple[int, int]:
+    """Returns the words in a row and the tokens in a word: any width, words evenly filled."""
+    words = -(-width // 32)
+    return words, -(-width // words)
+
+
+def first_tokens(stop: Any, width: int) -> jax.Array:
+    """Packs the row in which the tokens before `stop` are set: uint32[words]."""
+    words, per_word = lanes(width)
+    in_word = jnp.clip(stop - per_word * np.arange(words, dtype=np.int32), 0, per_word)
+    return (jnp.uint32(1) << in_word.astype(jnp.uint32)) - 1
+
+
+def pack(rows: jax.Array) -> jax.Array:
+    """Packs bool[..., width] into uint32[..., words]."""
+    words, per_word = lanes(rows.shape[-1])
+    padding = [(0, 0)] * (rows.ndim - 1) + [(0, words * per_word - rows.shape[-1])]
+    bits = jnp.pad(rows, padding).reshape(*rows.shape[:-1], words, per_word).astype(jnp.uint32)
+    shift = lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1)
+    return jnp.sum(bits << shift, axis=-1, dtype=jnp.uint32)
+
+
+def unpack(words: jax.Array, width: int) -> jax.Array:
+    """Unpacks uint32[..., words] into bool[..., width]."""
+    num_words, per_word = lanes(width)
+    shift = lax.broadcasted_iota(jnp.uint32, (*words.shape, per_word), words.ndim)
+    bits = (words[..., None] >> shift) & 1 != 0
+    return bits.reshape(*words.shape[:-1], num_words * per_word)[..., :width]
+
+
+def count_set(words: jax.Array) -> jax.Array:
+    """Counts the set bits of all words: int32[]."""
+    return jnp.sum(lax.population_count(words), dtype=jnp.uint32).astype(jnp.int32)
+
+
+def select(word: jax.Array, rank: jax.Array) -> jax.Array:
+    """Returns where the set bit is that has `rank` set ones below it; 31 if there is none."""
+    position = jnp.zeros_like(rank)
+    for step in (16, 8, 4, 2, 1):
+        below_step = (jnp.uint32(1) << (position + step).astype(jnp.uint32)) - 1
+        lower = lax.population_count(word & below_step).astype(jnp.int32)
+        position = jnp.where(lower <= rank, position + step, position)
+    return position
+
+
+def first_set(words: jax.Array, count: jax.Array) -> jax.Array:
+    """Keeps the first `count` set bits, in row-major order."""
+    sizes = lax.population_count(words.reshape(-1)).astype(jnp.int32)
+    kept = count - (jnp.cumsum(sizes, dtype=jnp.int32) - sizes)
+    cut = (jnp.uint32(1) << select(words.reshape(-1), kept).astype(jnp.uint32)) - 1
+    cut = jnp.where(kept <= 0, jnp.uint32(0), jnp.where(kept >= sizes, ~jnp.uint32(0), cut))
+    return words & cut.reshape(words.shape)

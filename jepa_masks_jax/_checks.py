@@ -1,0 +1,116 @@
+"""Checks of static options: each returns the plain Python value or says what is wrong with it."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Grid = Sequence[int]
+"""The static shape of the tokens, `(height, width)` or `(frames, height, width)`."""
+
+Range = Sequence[float]
+"""A pair `(min, max)`."""
+
+MAX_TOKENS = 2**24
+
+
+def check_key(key: Any) -> jax.Array:
+    """Returns one typed or legacy key."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != jnp.uint32:
+        raise TypeError(f"key must be a JAX PRNG key, as jax.random.key(0) makes; got {key!r}")
+    if len(shape) != (0 if typed else 1):
+        raise ValueError(
+            f"key must be a single key, got an array of keys of shape {shape}; "
+            "use jax.vmap for a batch"
+        )
+    return key
+
+
+def check_count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """Returns a whole number in `[low, high]`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a static integer, got {value!r}")
+    count = int(value)
+    if count < low or (high is not None and count > high):
+        wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {wanted}, got {count}")
+    return count
+
+
+def check_number(name: str, value: Any) -> float:
+    """Returns a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a static number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def check_fraction(name: str, value: Any, *, one: bool = False) -> float:
+    """Returns a number in `(0, 1)`, or in `(0, 1]` where `one` is allowed."""
+    number = check_number(name, value)
+    if not (0 < number < 1 or (one and number == 1)):
+        raise ValueError(f"{name} must be in {'(0, 1]' if one else '(0, 1)'}, got {value}")
+    return number
+
+
+def check_sequence(
+    name: str, value: Any, lengths: tuple[int, ...], meaning: str
+) -> tuple[Any, ...]:
+    """Returns a tuple of one of the given lengths."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+        raise TypeError(f"{name} must be {meaning}, got {value!r}")
+    if len(value) not in lengths:
+        raise ValueError(f"{name} must be {meaning}, got {value!r}")
+    return tuple(value)
+
+
+def check_range(name: str, value: Any, high: float | None = 1.0) -> tuple[float, float]:
+    """Returns a pair of numbers with `0 < min <= max`, and `max <= high` where it is given."""
+    pair = check_sequence(name, value, (2,), "a pair (min, max)")
+    low, top = (check_number(f"{name}[{i}]", item) for i, item in enumerate(pair))
+    if not 0 < low <= top or (high is not None and top > high):
+        bound = "" if high is None else f" <= {high:g}"
+        raise ValueError(f"{name} must satisfy 0 < min <= max{bound}, got {value!r}")
+    return low, top
+
+
+def check_count_range(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
+    """Returns an inclusive pair of whole numbers with `1 <= min <= max`."""
+    pair = check_sequence(name, value, (2,), "a pair (min, max)")
+    low, top = (check_count(f"{name}[{i}]", item, 1, high) for i, item in enumerate(pair))
+    if low > top:
+        raise ValueError(f"{name} must satisfy 1 <= min <= max, got {value!r}")
+    return low, top
+
+
+_GRIDS = {
+    (2,): "an image grid (height, width)",
+    (3,): "a video grid (frames, height, width)",
+    (2, 3): "(height, width) or (frames, height, width)",
+}
+
+
+def check_grid(grid: Any, ranks: tuple[int, ...] = (2, 3)) -> tuple[int, ...]:
+    """Returns the grid as a tuple, if it has one of the ranks and at least two tokens."""
+    sides = check_sequence("grid", grid, ranks, _GRIDS[ranks])
+    sides = tuple(check_count(f"grid[{i}]", side) for i, side in enumerate(sides))
+    if not 2 <= math.prod(sides) <= MAX_TOKENS:
+        raise ValueError(f"grid must have from 2 to {MAX_TOKENS} tokens, got {grid!r}")
+    return sides
+
+
+def check_mask(name: str, mask: Any) -> jax.Array:
+    """Returns a boolean array, traced or not, of rank one or more."""
+    dtype, shape = getattr(mask, "dtype", None), getattr(mask, "shape", None)
+    if dtype != np.bool_:
+        raise TypeError(f"{name} must be a boolean array, got {dtype or type(mask).__name__}")
+    if not shape or 0 in shape:
+        raise ValueError(f"{name} must have at least one axis and one token, got shape {shape}")
+    return mask

@@ -1,0 +1,75 @@
+"""Grids of tokens from the sizes of images and videos."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jepa_masks_jax._checks import check_count, check_sequence
+
+
+def image_grid(image_size: int | Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns the grid `(height, width)` of an image's patches.
+
+    Args:
+        image_size: pixels, one int for a square or `(height, width)`.
+        patch_size: pixels, one int for a square or `(height, width)`.
+
+    Returns:
+        The number of patches along each side, as Python ints.
+
+    Raises:
+        TypeError: if a size is not an integer or a pair of integers.
+        ValueError: if a size is below 1, or if the patches do not divide the image.
+
+    Example:
+        >>> image_grid(224, 16)
+        (14, 14)
+        >>> image_grid((128, 256), 16)
+        (8, 16)
+    """
+    image, patch = _pair("image_size", image_size), _pair("patch_size", patch_size)
+    height = _divide("image_size", image[0], "patch_size", patch[0])
+    width = _divide("image_size", image[1], "patch_size", patch[1])
+    return height, width
+
+
+def video_grid(
+    num_frames: int,
+    image_size: int | Sequence[int],
+    patch_size: int | Sequence[int],
+    tubelet_size: int = 2,
+) -> tuple[int, int, int]:
+    """Returns the grid `(frames, height, width)` of a video's tubelets.
+
+    Args:
+        num_frames: frames of the clip, at least 1.
+        image_size: pixels, one int for a square or `(height, width)`.
+        patch_size: pixels, one int for a square or `(height, width)`.
+        tubelet_size: frames of the clip in one token, at least 1.
+
+    Returns:
+        The number of tubelets along each axis, as Python ints.
+
+    Raises:
+        TypeError: if a size is not an integer (or, for images and patches, a pair of integers).
+        ValueError: if a size is below 1, or if the tubelets do not divide the clip.
+
+    Example:
+        >>> video_grid(16, 224, 16)
+        (8, 14, 14)
+    """
+    clip, tubelet = check_count("num_frames", num_frames), check_count("tubelet_size", tubelet_size)
+    frames = _divide("num_frames", clip, "tubelet_size", tubelet)
+    return frames, *image_grid(image_size, patch_size)
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    meaning = "an integer or a pair (height, width)"
+    pair = check_sequence(name, value, (2,), meaning) if hasattr(value, "__len__") else (value,) * 2
+    height, width = (check_count(name, side) for side in pair)
+    return height, width
+
+
+def _divide(name: str, whole: int, part_name: str, part: int) -> int:
+    if whole % part:
+        raise ValueError(f"{name} must be a multiple of {part_name}, got {whole} and {part}")
+    return whole // part

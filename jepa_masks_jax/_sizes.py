@@ -1,0 +1,159 @@
+"""Block sizes: which ones a setting can reach (static Python), and drawing one (traced).
+
+A range of real numbers is drawn as a whole number of small steps, and `round(sqrt(x))` is found by
+comparing
+integers: the same bits give the same size eager, jitted and vmapped, on every backend.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepa_masks_jax._bits import below
+
+_INT32_BITS = 31
+_MIN_UNIT = 64
+
+
+class Uniform(NamedTuple):
+    """A number drawn uniformly as `base + below(bits, span)` steps of `1 / unit`."""
+
+    base: int
+    span: int
+    unit: int
+
+    @property
+    def last(self) -> int:
+        """The largest number of steps that is drawn."""
+        return self.base + max(self.span - 1, 0)
+
+
+def uniform(low: float, high: float, unit: int) -> Uniform:
+    """Returns the draw from `[low, high)`, or of `low` where both are the same."""
+    base = math.floor(low * unit)
+    return Uniform(base, math.floor(high * unit) - base, unit)
+
+
+def floor_uniform(low: float, high: float) -> Uniform:
+    """Returns the draw for `draw_floor`, in the finest steps that fit 32 bits."""
+    return uniform(low, high, 1 << (_INT32_BITS - (math.floor(high) + 1).bit_length()))
+
+
+def draw_floor(bits: jax.Array, number: Uniform) -> jax.Array:
+    """Draws a number from `floor_uniform` and rounds it down."""
+    return (number.base + below(bits, number.span)) >> (number.unit.bit_length() - 1)
+
+
+class BlockSizes(NamedTuple):
+    """How a block's size is drawn: a count of tokens, and an aspect ratio of height over width.
+
+    With `half_even` the sides are `round(sqrt(count * aspect))` and `round(sqrt(count / aspect))`,
+    half to even (I-JEPA, V-JEPA). Without it the height is rounded half away from zero and the
+    width is `max(count // height, 1)` (the definition of `block_mask`).
+    """
+
+    counts: Uniform
+    aspects: Uniform
+    half_even: bool
+    low: tuple[int, int]
+    """No height and no width is less."""
+    widest: tuple[tuple[int, int], ...]
+    """Every height up to the greatest, with its greatest width."""
+
+    @property
+    def high(self) -> tuple[int, int]:
+        """The greatest height and the greatest width."""
+        heights, widths = zip(*self.widest, strict=True)
+        return max(1, *heights), max(1, *widths)
+
+
+@functools.cache
+def block_sizes(
+    name: str, count: Uniform, aspect_ratio: tuple[float, float], *, half_even: bool
+) -> BlockSizes:
+    """Plans the draw of block sizes; `name` is that of the aspect ratio's option."""
+    low, high = aspect_ratio
+    counts = np.arange(count.base // count.unit, count.last // count.unit + 1)
+    unit = int(2**_INT32_BITS // (4 * max(counts[-1], 1) * max(high, high / low, 1) + 1))
+    if unit < _MIN_UNIT:
+        raise ValueError(
+            f"{name} spans too wide a range for blocks of up to {counts[-1]} tokens: {aspect_ratio}"
+        )
+    if unit > 1000:
+        unit -= unit % 1000  # makes 0.8 exact, and so sqrt(5 / 0.8) the tie that it is
+    aspect = uniform(low, high, unit)
+
+    def heights(counts: Any, aspects: Any) -> Any:
+        return _rounded_sqrt(4 * counts * aspects, unit, half_even)
+
+    def widths(counts: Any, aspects: Any, height: Any) -> Any:
+        if half_even:
+            return _rounded_sqrt(4 * counts * unit, aspects, half_even)
+        return np.maximum(counts // height, 1) if height else np.ones_like(counts)
+
+    least, most = int(heights(counts[0], aspect.base)), int(heights(counts[-1], aspect.last))
+    widest = {}
+    for height in range(least, most + 1):
+        first = -(-_threshold(height, unit, half_even) // np.maximum(4 * counts, 1))
+        first = np.maximum(first, aspect.base)  # the aspect from which each count is this high
+        reached = (first <= aspect.last) & (heights(counts, first) == height)
+        if reached.any():
+            widest[height] = int(widths(counts[reached], first[reached], height).max())
+    narrowest = int(widths(counts[0], aspect.last, most))
+    return BlockSizes(count, aspect, half_even, (least, narrowest), tuple(widest.items()))
+
+
+def draw_block(
+    count_bits: jax.Array, aspect_bits: jax.Array, sizes: BlockSizes
+) -> tuple[jax.Array, jax.Array]:
+    """Draws one height and width, not yet clamped to the grid: uint32[] bits, int32[] sides."""
+    count = draw_floor(count_bits, sizes.counts)
+    aspect = sizes.aspects.base + below(aspect_bits, sizes.aspects.span)
+    (least, narrowest), (most, widest) = sizes.low, sizes.high
+    tall = _candidates(least, most)
+    height = least + _number_true(
+        _threshold(tall, sizes.aspects.unit, sizes.half_even) <= 4 * count * aspect
+    )
+    wide = _candidates(narrowest, widest)
+    if sizes.half_even:
+        fits = _threshold(wide, aspect, True) <= 4 * count * sizes.aspects.unit
+    else:
+        fits = (wide * height <= count) & (height > 0)
+    return height, narrowest + _number_true(fits)
+
+
+def square_sides(count: Uniform) -> tuple[int, int]:
+    """The least and the greatest side that `draw_square_side` draws."""
+    ends = count.base // count.unit, count.last // count.unit
+    least, most = (int(_rounded_sqrt(4 * end, 1, False)) for end in ends)
+    return least, most
+
+
+def draw_square_side(count_bits: jax.Array, count: Uniform) -> jax.Array:
+    """Draws a count of tokens and returns `round(sqrt(count))`: uint32[] bits, int32[] side."""
+    least, most = square_sides(count)
+    reached = _threshold(_candidates(least, most), 1, False) <= 4 * draw_floor(count_bits, count)
+    return least + _number_true(reached)
+
+
+def _threshold(side: Any, divisor: Any, half_even: bool) -> Any:
+    """The least whole `4 * x` for which `round(sqrt(x / divisor))` is `side` or more."""
+    return np.maximum(2 * side - 1, 0) ** 2 * divisor + (side % 2 if half_even else 0)
+
+
+def _rounded_sqrt(four_x: Any, divisor: Any, half_even: bool) -> Any:
+    """`round(sqrt(x / divisor))` of whole numbers below 2**52, exact."""
+    side = (np.sqrt(four_x // divisor).astype(int) + 1) // 2
+    return side - (_threshold(side, divisor, half_even) > four_x)
+
+
+def _candidates(low: int, high: int) -> np.ndarray:
+    return np.arange(low + 1, high + 1, dtype=np.int32)
+
+
+def _number_true(conditions: jax.Array) -> jax.Array:
+    return jnp.sum(conditions, dtype=jnp.int32)
