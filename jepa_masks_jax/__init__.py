@@ -1,5 +1,6 @@
 """Masks for Joint-Embedding Predictive Architectures, drawn inside the jitted step."""
 
+from jepa_masks_jax import presets
 from jepa_masks_jax._grids import image_grid, video_grid
 from jepa_masks_jax._host import (
     DuplicateIndexError,
@@ -13,11 +14,20 @@ from jepa_masks_jax._host import (
     to_mask_spec,
     to_mask_specs,
 )
+from jepa_masks_jax._jepa import ContextTargetMasks, ijepa_masks, vjepa_mask
+from jepa_masks_jax._random import object_mask, random_mask, random_tube_mask
 from jepa_masks_jax._strategies import block_mask, multi_block_mask, spatiotemporal_mask
+from jepa_masks_jax._tokens import (
+    TokenIndices,
+    clip_count,
+    take_tokens,
+    token_indices,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ContextTargetMasks",
     "DuplicateIndexError",
     "EmptyContextError",
     "EmptyTargetError",
@@ -25,12 +35,22 @@ __all__ = [
     "MaskError",
     "MaskSpec",
     "MaskStatistics",
+    "TokenIndices",
     "block_mask",
+    "clip_count",
+    "ijepa_masks",
     "image_grid",
     "mask_statistics",
     "multi_block_mask",
+    "object_mask",
+    "presets",
+    "random_mask",
+    "random_tube_mask",
     "spatiotemporal_mask",
+    "take_tokens",
     "to_mask_spec",
     "to_mask_specs",
+    "token_indices",
     "video_grid",
+    "vjepa_mask",
 ]

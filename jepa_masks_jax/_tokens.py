@@ -1,0 +1,168 @@
+"""From masks to tokens inside `jit`: exact counts, static index lists, gathering."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jepa_masks_jax._bits import count_set, first_tokens, lanes, pack, select, unpack
+from jepa_masks_jax._checks import check_count, check_key, check_mask
+from jepa_masks_jax._random import random_subset
+
+
+class TokenIndices(NamedTuple):
+    """The tokens of a mask as a list of static length."""
+
+    indices: jax.Array
+    """int32[size], ascending in row-major order; the number of tokens where not valid"""
+    valid: jax.Array
+    """bool[size]"""
+
+
+def clip_count(
+    key: jax.Array,
+    mask: jax.Array,
+    *,
+    minimum: int = 0,
+    maximum: int | None = None,
+    among: jax.Array | None = None,
+) -> jax.Array:
+    """Removes or adds uniformly random tokens until the count is within bounds.
+
+    Above `maximum`, uniformly random tokens of the mask are removed; below `minimum`, uniformly
+    random ones of `among` are added, until it runs out. A mask whose count is within the bounds
+    comes back as it was. With `minimum == maximum` every mask has the same count, as a static shape
+    needs it. Every subset of the right size is equally likely, to within one draw in a million.
+
+    Args:
+        key: one PRNG key, typed or legacy.
+        mask: bool[*grid], of any rank from 1.
+        minimum: least number of True tokens, from 0 to `maximum`.
+        maximum: greatest number of True tokens, from 0 to all tokens; all tokens if None.
+        among: bool[*grid], the tokens that may be added; any if None.
+
+    Returns:
+        bool[*grid].
+
+    Raises:
+        TypeError: if `key` is not a key, a mask is not boolean, or a bound is not a static integer.
+        ValueError: if `key` is a batch of keys, a bound is out of its range, or the shapes differ.
+
+    Example:
+        >>> import jepa_masks_jax as jm
+        >>> key, key2 = jax.random.split(jax.random.key(0))
+        >>> target = jm.block_mask(key, (14, 14))
+        >>> context = clip_count(key2, ~target, minimum=144, maximum=144, among=~target)
+        >>> int(context.sum())
+        144
+    """
+    key, mask = check_key(key), check_mask("mask", mask)
+    tokens = mask.size
+    maximum = tokens if maximum is None else check_count("maximum", maximum, 0, tokens)
+    minimum = check_count("minimum", minimum, 0, maximum)
+    if among is not None and check_mask("among", among).shape != mask.shape:
+        raise ValueError(f"among must have the mask's shape {mask.shape}, got {among.shape}")
+    return _clip_count(key, mask, among, minimum, maximum)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _clip_count(
+    key: jax.Array, mask: jax.Array, among: jax.Array | None, minimum: int, maximum: int
+) -> jax.Array:
+    chosen = pack(mask.reshape(-1))
+    allowed = first_tokens(mask.size, mask.size) if among is None else pack(among.reshape(-1))
+    count = count_set(chosen)
+    too_many = count > maximum
+    pool = jnp.where(too_many, chosen, allowed & ~chosen)
+    wanted = jnp.where(too_many, maximum, jnp.clip(minimum - count, 0, count_set(pool)))
+    subset = random_subset(key, pool, wanted, mask.size)
+    return unpack(jnp.where(too_many, subset, chosen | subset), mask.size).reshape(mask.shape)
+
+
+def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
+    """Lists a mask's tokens in a list of static length.
+
+    A mask of more than `size` tokens loses the last ones in row-major order, always the same end of
+    the grid: `clip_count` removes uniformly random ones instead, and so no part of the image is
+    favoured.
+
+    Args:
+        mask: bool[*grid], of any rank from 1.
+        size: length of the list, from 1 to all tokens.
+
+    Returns:
+        TokenIndices: `indices` int32[size], ascending in row-major order, then padding, which holds
+            the number
+        of tokens and so points at no token; `valid` bool[size], False at the padding.
+
+    Raises:
+        TypeError: if `mask` is not a boolean array or `size` is not a static integer.
+        ValueError: if `mask` has no axis or `size` is out of its range.
+
+    Example:
+        >>> indices, valid = token_indices(jnp.array([[True, False], [True, True]]), size=4)
+        >>> indices.tolist(), valid.tolist()
+        ([0, 2, 3, 4], [True, True, True, False])
+    """
+    mask = check_mask("mask", mask)
+    return _token_indices(mask, check_count("size", size, 1, mask.size))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
+    words = pack(mask.reshape(-1))
+    num_words, per_word = lanes(mask.size)
+    counts = lax.population_count(words).astype(jnp.int32)
+    ends = jnp.cumsum(counts, dtype=jnp.int32)
+    slots = jnp.arange(size, dtype=jnp.int32)
+    words_before = jnp.zeros(size, jnp.int32).at[ends].add(1, mode="drop")
+    word = jnp.cumsum(words_before, dtype=jnp.int32)
+    valid = slots < ends[-1]
+    word = jnp.minimum(word, num_words - 1)
+    rank = slots - (ends - counts)[word]
+    indices = per_word * word + select(words[word], rank)
+    return TokenIndices(jnp.where(valid, indices, mask.size), valid)
+
+
+def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
+    """Gathers one sample's tokens by their indices.
+
+    For a batch: `jax.vmap(take_tokens)(tokens, indices)`.
+
+    Args:
+        tokens: `[..., N, D]`, of any dtype, `N` tokens of the grid that the indices are of.
+        indices: what `token_indices` returns for one mask.
+
+    Returns:
+        `[..., size, D]` of the tokens' dtype, zeros where not valid. Gradients flow to the valid
+        tokens only.
+
+    Raises:
+        TypeError: if `indices` is not a `TokenIndices`.
+        ValueError: if `tokens` has fewer than two axes or `indices` are those of a batch.
+
+    Example:
+        >>> tokens = jnp.arange(8.0).reshape(4, 2)
+        >>> indices = token_indices(jnp.array([False, True, False, False]), size=2)
+        >>> take_tokens(tokens, indices).tolist()
+        [[2.0, 3.0], [0.0, 0.0]]
+    """
+    if not isinstance(indices, TokenIndices):
+        raise TypeError(f"indices must be the TokenIndices of token_indices, got {indices!r}")
+    if jnp.ndim(tokens) < 2:
+        raise ValueError(f"tokens must have shape [..., N, D], got {jnp.shape(tokens)}")
+    if jnp.ndim(indices.indices) != 1 or jnp.shape(indices.valid) != jnp.shape(indices.indices):
+        raise ValueError(
+            f"indices must be those of one mask, int32[size], got {jnp.shape(indices.indices)}; "
+            "use jax.vmap(take_tokens) for a batch"
+        )
+    return _take_tokens(tokens, indices)
+
+
+@jax.jit
+def _take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
+    out_of_range = tokens.shape[-2]
+    index = jnp.where(indices.valid, indices.indices, out_of_range)
+    return jnp.take(tokens, index, axis=-2, mode="fill", fill_value=0)
