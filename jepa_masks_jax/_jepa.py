@@ -1,5 +1,6 @@
 """The block masks of I-JEPA, V-JEPA and V-JEPA 2."""
 
+import bisect
 import functools
 import math
 from typing import Literal, NamedTuple
@@ -194,7 +195,7 @@ def _check_context_block(context: Uniform, room: tuple[int, int], min_keep: int)
 
 def _largest_area(sizes: BlockSizes, room: tuple[int, int]) -> int:
     return max(
-        math.prod(min(max(side, 1), part) for side, part in zip(size, room, strict=True))
+        math.prod(min(side, part) for side, part in zip(size, room, strict=True))
         for size in sizes.widest
     )
 
@@ -213,12 +214,12 @@ def _check_room_left(
     if left >= min_keep:
         return
 
-    def fits(count: int) -> bool:
-        exactly = floor_uniform(count, count)
-        sizes = block_sizes("target_aspect_ratio", exactly, aspect_ratio, half_even=True)
-        return tokens - num_targets * _largest_area(sizes, room) >= min_keep
+    def too_large(count: int) -> bool:
+        up_to = floor_uniform(0, count + 0.5)
+        sizes = block_sizes("target_aspect_ratio", up_to, aspect_ratio, half_even=True)
+        return tokens - num_targets * _largest_area(sizes, room) < min_keep
 
-    count = next(n for n in range(tokens + 1) if not fits(n + 1))
+    count = bisect.bisect_left(range(tokens), True, key=too_large) - 1
     scale, fewer = math.floor(1e4 * count / tokens) / 1e4, (tokens - min_keep) // area
     advice = [f"num_targets to {fewer}"] if fewer >= 1 else []
     advice += [f"target_scale to at most {scale}"] if scale > 0 else []
@@ -320,7 +321,7 @@ def _vjepa_mask(
         can_cover(num_blocks, (max(extent.last // extent.unit, 1), *size), kept)
         for size in sizes.widest
     )
-    spans_time = extent.base // extent.unit >= frames
+    spans_time = max(extent.base // extent.unit, 1) >= frames
     video = frame if spans_time else [frames, *frame]
     placements = 1 + may_be_full * _REDRAWS
     num_corner_words = placements * num_blocks * len(video)

@@ -1,8 +1,7 @@
 """Block sizes: which ones a setting can reach (static Python), and drawing one (traced).
 
 A range of real numbers is drawn as a whole number of small steps, and `round(sqrt(x))` is found by
-comparing
-integers: the same bits give the same size eager, jitted and vmapped, on every backend.
+comparing integers, so that the same bits give the same size on every backend.
 """
 
 import functools
@@ -16,7 +15,7 @@ import numpy as np
 from jepa_masks_jax._bits import below
 
 _INT32_BITS = 31
-_MIN_UNIT = 64
+_COARSEST = 64
 
 
 class Uniform(NamedTuple):
@@ -62,13 +61,13 @@ class BlockSizes(NamedTuple):
     low: tuple[int, int]
     """No height and no width is less."""
     widest: tuple[tuple[int, int], ...]
-    """Every height up to the greatest, with its greatest width."""
+    """Every height with its greatest width, at least one token each."""
 
     @property
     def high(self) -> tuple[int, int]:
         """The greatest height and the greatest width."""
         heights, widths = zip(*self.widest, strict=True)
-        return max(1, *heights), max(1, *widths)
+        return max(heights), max(widths)
 
 
 @functools.cache
@@ -77,34 +76,35 @@ def block_sizes(
 ) -> BlockSizes:
     """Plans the draw of block sizes; `name` is that of the aspect ratio's option."""
     low, high = aspect_ratio
-    counts = np.arange(count.base // count.unit, count.last // count.unit + 1)
-    unit = int(2**_INT32_BITS // (4 * max(counts[-1], 1) * max(high, high / low, 1) + 1))
-    if unit < _MIN_UNIT:
+    fewest, most = count.base // count.unit, count.last // count.unit
+    unit = int(2**_INT32_BITS // (4 * max(most, 1) * max(high, high / low, 1) + 1))
+    if unit * min(low, 1) < _COARSEST:
         raise ValueError(
-            f"{name} spans too wide a range for blocks of up to {counts[-1]} tokens: {aspect_ratio}"
+            f"{name} is too wide a range for blocks of up to {most} tokens, got {aspect_ratio}"
         )
     if unit > 1000:
         unit -= unit % 1000  # makes 0.8 exact, and so sqrt(5 / 0.8) the tie that it is
     aspect = uniform(low, high, unit)
 
-    def heights(counts: Any, aspects: Any) -> Any:
-        return _rounded_sqrt(4 * counts * aspects, unit, half_even)
+    def height_of(count: int, aspect: int) -> int:
+        return _rounded_sqrt(4 * count * aspect, unit, half_even)
 
-    def widths(counts: Any, aspects: Any, height: Any) -> Any:
+    def width_of(count: int, aspect: int, height: int) -> int:
         if half_even:
-            return _rounded_sqrt(4 * counts * unit, aspects, half_even)
-        return np.maximum(counts // height, 1) if height else np.ones_like(counts)
+            return _rounded_sqrt(4 * count * unit, aspect, half_even)
+        return max(count // height, 1) if height else 1
 
-    least, most = int(heights(counts[0], aspect.base)), int(heights(counts[-1], aspect.last))
-    widest = {}
-    for height in range(least, most + 1):
-        first = -(-_threshold(height, unit, half_even) // np.maximum(4 * counts, 1))
-        first = np.maximum(first, aspect.base)  # the aspect from which each count is this high
-        reached = (first <= aspect.last) & (heights(counts, first) == height)
-        if reached.any():
-            widest[height] = int(widths(counts[reached], first[reached], height).max())
-    narrowest = int(widths(counts[0], aspect.last, most))
-    return BlockSizes(count, aspect, half_even, (least, narrowest), tuple(widest.items()))
+    lowest, highest = height_of(fewest, aspect.base), height_of(most, aspect.last)
+    widest = []
+    for height in range(lowest, highest + 1):
+        # A height is widest with the most tokens that reach no further at the least aspect ratio.
+        tokens = min(most, (_threshold(height + 1, unit, half_even) - 1) // (4 * aspect.base))
+        first = -(-_threshold(height, unit, half_even) // max(4 * tokens, 1))
+        if first <= aspect.last:
+            width = width_of(tokens, max(first, aspect.base), height)
+            widest.append((max(height, 1), max(width, 1)))
+    narrowest = width_of(fewest, aspect.last, highest)
+    return BlockSizes(count, aspect, half_even, (lowest, narrowest), tuple(widest))
 
 
 def draw_block(
@@ -129,7 +129,7 @@ def draw_block(
 def square_sides(count: Uniform) -> tuple[int, int]:
     """The least and the greatest side that `draw_square_side` draws."""
     ends = count.base // count.unit, count.last // count.unit
-    least, most = (int(_rounded_sqrt(4 * end, 1, False)) for end in ends)
+    least, most = (_rounded_sqrt(4 * end, 1, False) for end in ends)
     return least, most
 
 
@@ -142,13 +142,13 @@ def draw_square_side(count_bits: jax.Array, count: Uniform) -> jax.Array:
 
 def _threshold(side: Any, divisor: Any, half_even: bool) -> Any:
     """The least whole `4 * x` for which `round(sqrt(x / divisor))` is `side` or more."""
-    return np.maximum(2 * side - 1, 0) ** 2 * divisor + (side % 2 if half_even else 0)
+    return (2 * side - 1) ** 2 * (side > 0) * divisor + (side % 2 if half_even else 0)
 
 
-def _rounded_sqrt(four_x: Any, divisor: Any, half_even: bool) -> Any:
-    """`round(sqrt(x / divisor))` of whole numbers below 2**52, exact."""
-    side = (np.sqrt(four_x // divisor).astype(int) + 1) // 2
-    return side - (_threshold(side, divisor, half_even) > four_x)
+def _rounded_sqrt(four_x: int, divisor: int, half_even: bool) -> int:
+    """`round(sqrt(x / divisor))`."""
+    side = (math.isqrt(four_x // divisor) + 1) // 2
+    return side - 1 if _threshold(side, divisor, half_even) > four_x else side
 
 
 def _candidates(low: int, high: int) -> np.ndarray:

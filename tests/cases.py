@@ -1,0 +1,110 @@
+"""One list of calls that every test of a transformation, a strict mode or reproducibility runs over."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jepa_masks_jax as jm
+
+
+class Case(NamedTuple):
+    """A public function with everything but its key bound."""
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def __call__(self, key):
+        return self.function(key, *self.args, **self.options)
+
+    def __repr__(self):
+        return self.name
+
+
+_CHECKERBOARD = np.indices((3, 5, 7)).sum(0) % 2 == 0
+_LEFT_HALF = np.indices((3, 5, 7))[2] < 4
+
+STRATEGIES = [
+    Case("block", jm.block_mask, ((14, 14),), {}),
+    Case("block-video", jm.block_mask, ((4, 9, 7),), {"num_targets": 3}),
+    Case("block-wide", jm.block_mask, ((5, 70),), {"target_scale": (0.3, 0.9)}),
+    Case(
+        "block-full",
+        jm.block_mask,
+        ((4, 4),),
+        {"num_targets": 10, "target_scale": (0.8, 0.99), "target_aspect_ratio": (0.5, 2.0)},
+    ),
+    Case("spatiotemporal", jm.spatiotemporal_mask, ((8, 14, 14),), {}),
+    Case("spatiotemporal-image", jm.spatiotemporal_mask, ((8, 8),), {"temporal_extent": (1, 1)}),
+    Case(
+        "spatiotemporal-clamped",
+        jm.spatiotemporal_mask,
+        ((3, 4, 40),),
+        {"temporal_extent": (2, 9), "spatial_scale": (0.2, 0.9)},
+    ),
+    Case("multi-block", jm.multi_block_mask, ((14, 14),), {}),
+    Case("multi-block-video", jm.multi_block_mask, ((3, 6, 33),), {"num_blocks": 5}),
+    Case("multi-block-full", jm.multi_block_mask, ((4, 4),), {"mask_ratio": 0.99, "num_blocks": 8}),
+]
+
+JEPA = [
+    Case("ijepa", jm.ijepa_masks, ((14, 14),), {}),
+    Case("ijepa-reference", jm.ijepa_masks, ((16, 16),), {"sampling": "reference"}),
+    Case("ijepa-overlap", jm.ijepa_masks, ((7, 40),), {"allow_overlap": True, "num_targets": 2}),
+    Case(
+        "ijepa-top-up",
+        jm.ijepa_masks,
+        ((9, 9),),
+        {"num_targets": 3, "context_scale": (0.05, 0.3), "min_keep": 15},
+    ),
+    Case("vjepa-short", jm.vjepa_mask, ((8, 14, 14),), {}),
+    Case(
+        "vjepa-long", jm.vjepa_mask, ((8, 14, 14),), {"num_blocks": 2, "spatial_scale": (0.7, 0.7)}
+    ),
+    Case("vjepa-image", jm.vjepa_mask, ((12, 35),), {"num_blocks": 3}),
+    Case(
+        "vjepa-partial",
+        jm.vjepa_mask,
+        ((6, 8, 8),),
+        {"temporal_scale": (0.2, 0.7), "spatial_scale": (0.1, 0.6), "max_temporal_keep": 0.7},
+    ),
+    Case("vjepa-full", jm.vjepa_mask, ((4, 5, 5),), {"spatial_scale": (1.0, 1.0)}),
+]
+
+RANDOM = [
+    Case("random", jm.random_mask, ((14, 14),), {"mask_ratio": 0.75}),
+    Case("random-video", jm.random_mask, ((3, 5, 7),), {"mask_ratio": 0.4}),
+    Case("random-tube", jm.random_tube_mask, ((8, 14, 14),), {"mask_ratio": 0.9}),
+    Case("object", jm.object_mask, (7,), {"num_masked": 2}),
+    Case("object-range", jm.object_mask, (8,), {"num_masked": (1, 4)}),
+]
+
+MASKS = STRATEGIES + JEPA + RANDOM
+"""Every function that draws masks on a grid from a key."""
+
+CLIPS = [
+    Case("clip-down", jm.clip_count, (_CHECKERBOARD,), {"maximum": 20}),
+    Case("clip-up", jm.clip_count, (_CHECKERBOARD,), {"minimum": 80}),
+    Case("clip-among", jm.clip_count, (_CHECKERBOARD,), {"minimum": 90, "among": _LEFT_HALF}),
+]
+
+
+def _exact_context(key, grid):
+    target = jm.block_mask(key, grid)
+    return jm.token_indices(~target, size=150)
+
+
+def _taken(key, grid):
+    tokens = np.arange(2.0 * np.prod(grid), dtype=np.float32).reshape(-1, 2)
+    return jm.take_tokens(tokens, _exact_context(key, grid))
+
+
+TOKENS = [
+    Case("token-indices", _exact_context, ((14, 14),), {}),
+    Case("take-tokens", _taken, ((14, 14),), {}),
+]
+
+ALL = MASKS + CLIPS + TOKENS
+"""Every function that users call inside a jitted step, as a function of one key."""

@@ -1,0 +1,235 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transcription
+
+import jepa_masks_jax as jm
+
+_KEYS = 250
+_QUICKLY = {"xla_backend_optimization_level": 0}  # many programs, each run once
+_WORDS = 128  # more than any mask below needs: a key's words do not depend on how many are drawn
+
+
+@functools.cache
+def keys_and_words():
+    keys = jax.random.split(jax.random.key(20), _KEYS)
+    words = jax.jit(jax.vmap(lambda key: jax.random.bits(key, (_WORDS,), jnp.uint32)))(keys)
+    return keys, np.asarray(words)
+
+
+def draw(function, keys, grid, **options):
+    function = functools.partial(function, grid=grid, **options)
+    masks = jax.jit(jax.vmap(function), compiler_options=_QUICKLY)(keys)
+    return jax.tree.map(np.asarray, masks)
+
+
+def assert_matches_transcription(name, grid, options):
+    keys, words = keys_and_words()
+    drawn = jax.tree.leaves(draw(getattr(jm, name), keys, grid, **options))
+    for i in range(_KEYS):
+        expected = getattr(transcription, name)(words[i], grid, **options)
+        for got, wanted in zip(drawn, expected if len(drawn) > 1 else [expected], strict=True):
+            np.testing.assert_array_equal(got[i], wanted, err_msg=f"key {i}")
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((14, 14), {}),
+        ((4, 9, 7), {"num_targets": 3}),
+        ((5, 70), {"target_scale": (0.3, 0.9)}),
+        ((3, 100), {"num_targets": 2, "target_scale": (0.5, 1.0), "target_aspect_ratio": (0.1, 1)}),
+        ((37, 5), {"num_targets": 2, "target_scale": (0.3, 0.9)}),
+        ((4, 64), {"num_targets": 1, "target_scale": (0.1, 1), "target_aspect_ratio": (0.02, 4)}),
+        ((1, 40), {"target_scale": (0.3, 1.0)}),
+        ((40, 1), {"target_scale": (0.3, 1.0), "target_aspect_ratio": (0.5, 9.0)}),
+        ((2, 2), {"num_targets": 1, "target_scale": (0.25, 0.5), "target_aspect_ratio": (1, 1)}),
+        ((2, 3), {"target_scale": (1.0, 1.0), "target_aspect_ratio": (0.4, 2.5)}),
+        ((9, 10), {"target_scale": (0.7, 0.7), "target_aspect_ratio": (0.9, 0.9)}),
+        ((4, 4), {"target_scale": (0.01, 0.1)}),
+    ],
+    ids=str,
+)
+def test_block_mask_is_its_definition(grid, options):
+    assert_matches_transcription("block_mask", grid, options)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((8, 14, 14), {}),
+        ((3, 4, 40), {"temporal_extent": (2, 9), "spatial_scale": (0.2, 0.9)}),
+        ((2, 2), {"num_targets": 3, "spatial_scale": (0.2, 1.0)}),
+        ((1, 33), {"temporal_extent": (1, 3), "spatial_scale": (0.1, 0.9)}),
+        ((5, 33, 1), {"num_targets": 3, "temporal_extent": (1, 7)}),
+        ((3, 3, 3), {"num_targets": 4, "temporal_extent": (2, 5), "spatial_scale": (0.3, 1.0)}),
+    ],
+    ids=str,
+)
+def test_spatiotemporal_mask_is_its_definition(grid, options):
+    assert_matches_transcription("spatiotemporal_mask", grid, options)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((14, 14), {}),
+        ((3, 6, 33), {"num_blocks": 5}),
+        ((4, 31), {"mask_ratio": 0.7}),
+        ((4, 32), {"mask_ratio": 0.7}),
+        ((2, 2), {"mask_ratio": 0.99, "num_blocks": 1}),
+        ((2, 3, 3), {"mask_ratio": 0.9, "num_blocks": 2}),
+        ((1, 2), {}),
+    ],
+    ids=str,
+)
+def test_multi_block_mask_is_its_definition(grid, options):
+    assert_matches_transcription("multi_block_mask", grid, options)
+
+
+_TOPPED_UP = {"num_targets": 3, "context_scale": (0.05, 0.3), "min_keep": 15}
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((14, 14), {}),
+        ((14, 14), {"sampling": "reference"}),
+        ((9, 9), _TOPPED_UP),
+        ((9, 9), _TOPPED_UP | {"sampling": "reference"}),
+        ((3, 40), _TOPPED_UP),
+        ((37, 5), _TOPPED_UP),
+        ((7, 40), {"allow_overlap": True, "num_targets": 2}),
+        ((1, 64), {"min_keep": 20, "target_aspect_ratio": (0.1, 9.0)}),
+        ((64, 1), {"min_keep": 10}),
+        ((5, 5), {"num_targets": 2, "target_scale": (0.2, 0.2), "target_aspect_ratio": (0.8, 0.8)}),
+        ((2, 2), {"num_targets": 1, "target_scale": (0.2, 0.6), "min_keep": 1}),
+    ],
+    ids=str,
+)
+def test_ijepa_masks_are_their_definition(grid, options):
+    assert_matches_transcription("ijepa_masks", grid, options)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((8, 14, 14), {}),
+        ((8, 14, 14), {"num_blocks": 2, "spatial_scale": (0.7, 0.7)}),
+        ((4, 5, 5), {"num_blocks": 2, "spatial_scale": (0.5, 1.0)}),
+        ((4, 5, 5), {"num_blocks": 3, "spatial_scale": (0.5, 1.0), "temporal_scale": (0.3, 1.0)}),
+        (
+            (6, 8, 8),
+            {"temporal_scale": (0.2, 0.7), "spatial_scale": (0.1, 0.6), "max_temporal_keep": 0.7},
+        ),
+        ((3, 4, 4), {"spatial_scale": (1, 1), "aspect_ratio": (1, 1), "max_temporal_keep": 0.7}),
+        ((12, 35), {"num_blocks": 3}),
+        ((5, 70), {"num_blocks": 3, "spatial_scale": (0.3, 0.9), "temporal_scale": (0.5, 0.7)}),
+        ((2, 1, 32), {"spatial_scale": (0.3, 1.0), "aspect_ratio": (0.01, 1.0), "num_blocks": 2}),
+    ],
+    ids=str,
+)
+def test_vjepa_mask_is_its_definition(grid, options):
+    assert_matches_transcription("vjepa_mask", grid, options)
+
+
+def block_size(masks):
+    """The extent along each axis of masks that are one block each, all of one size."""
+    sizes = set()
+    for mask in masks:
+        corners = [(at.min(), at.max() + 1) for at in np.nonzero(mask)]
+        assert mask[tuple(slice(start, stop) for start, stop in corners)].all()
+        sizes.add(tuple(int(stop - start) for start, stop in corners))
+    (size,) = sizes
+    return size
+
+
+@pytest.fixture
+def keys():
+    return keys_and_words()[0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "scale", "aspect", "size"),
+    [
+        ((5, 5), 0.2, 1.25, (3, 1)),  # n = 5: sqrt(5 * 1.25) = 2.5, away from zero; 5 // 3 = 1
+        ((2, 20), 0.5, 1.25, (2, 4)),  # n = 20: sqrt(20 * 1.25) = 5 is clamped; 20 // 5 = 4
+        ((4, 4), 0.02, 1.0, (1, 1)),  # n = round(0.32) = 0
+    ],
+)
+def test_block_mask_size_worked_by_hand(keys, grid, scale, aspect, size):
+    options = {"target_scale": (scale, scale), "target_aspect_ratio": (aspect, aspect)}
+    assert block_size(draw(jm.block_mask, keys, grid, num_targets=1, **options)) == size
+
+
+@pytest.mark.parametrize(
+    ("grid", "scale", "aspect", "size"),
+    [
+        (
+            (9, 10),
+            0.7,
+            0.9,
+            (7, 8),
+        ),  # n = floor(62.999...) = 62: sqrt(55.8) = 7.47, sqrt(68.9) = 8.3
+        ((5, 5), 0.2, 0.8, (2, 2)),  # n = 5: sqrt(5 / 0.8) = 2.5, half to even
+        ((5, 7), 0.2, 1.75, (4, 2)),  # n = 7: sqrt(7 * 1.75) = 3.5, half to even
+    ],
+)
+def test_vjepa_and_ijepa_block_size_worked_by_hand(keys, grid, scale, aspect, size):
+    options = {"spatial_scale": (scale, scale), "aspect_ratio": (aspect, aspect)}
+    assert block_size(draw(jm.vjepa_mask, keys, grid, num_blocks=1, **options)) == size
+    options = {"target_scale": (scale, scale), "target_aspect_ratio": (aspect, aspect)}
+    masks = draw(jm.ijepa_masks, keys, grid, num_targets=1, **options)
+    assert block_size(masks.targets[:, 0]) == size
+
+
+def test_tube_size_worked_by_hand(keys):
+    masks = draw(
+        jm.spatiotemporal_mask,
+        keys,
+        (3, 4, 40),
+        num_targets=1,
+        temporal_extent=(5, 5),  # of 3 frames
+        spatial_scale=(0.5, 0.5),  # n = 80, a side of round(8.94)
+    )
+    assert block_size(masks) == (3, 4, 9)
+
+
+def test_multi_block_square_stands_in_one_of_four_places_in_every_frame(keys):
+    masks = draw(jm.multi_block_mask, keys, (2, 3, 3), mask_ratio=0.44, num_blocks=1)
+    assert {tuple(np.flatnonzero(mask).tolist()) for mask in masks} == {
+        (0, 1, 3, 4, 9, 10, 12, 13),
+        (1, 2, 4, 5, 10, 11, 13, 14),
+        (3, 4, 6, 7, 12, 13, 15, 16),
+        (4, 5, 7, 8, 13, 14, 16, 17),
+    }
+
+
+def test_ijepa_reference_context_block_is_always_the_top_left_13x13(keys):
+    masks = draw(jm.ijepa_masks, keys, (14, 14), allow_overlap=True, sampling="reference")
+    assert masks.context[:, :13, :13].all()
+    assert (masks.context.sum(axis=(1, 2)) == 13 * 13).all()
+
+
+def test_vjepa_block_lasts_two_of_eight_frames_and_late_frames_are_all_target(keys):
+    masks = draw(
+        jm.vjepa_mask,
+        keys,
+        (8, 4, 4),
+        num_blocks=1,
+        spatial_scale=(0.25, 0.25),
+        temporal_scale=(0.3, 0.3),  # floor(2.4)
+        aspect_ratio=(1.0, 1.0),
+        max_temporal_keep=0.45,  # floor(3.6)
+    )
+    assert masks[:, 3:].all()
+    early = masks[:, :3].reshape(len(masks), 3, 16).sum(axis=2)
+    assert {tuple(counts.tolist()) for counts in early} == {
+        (4, 4, 0),
+        (0, 4, 4),
+        (0, 0, 4),
+        (0, 0, 0),
+    }

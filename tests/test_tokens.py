@@ -1,0 +1,172 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transcription
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+import jepa_masks_jax as jm
+
+
+def batched(function):
+    """One program for a batch, compiled quickly since it runs once."""
+    return jax.jit(jax.vmap(function), compiler_options={"xla_backend_optimization_level": 0})
+
+
+def random_masks(seed, grid, count):
+    """Masks of all densities."""
+    rng = np.random.default_rng(seed)
+    density = rng.random((count, *[1] * len(grid)))
+    return rng.random((count, *grid)) < density
+
+
+def random_numbers(keys, tokens):
+    """The words that `clip_count` draws for one key: a plane at a time, and a flip."""
+    num_planes, num_words = (tokens - 1).bit_length() + 10, -(-tokens // 32)
+
+    def draw(key):
+        fold = functools.partial(jax.random.fold_in, key)
+        planes = jax.vmap(lambda i: jax.random.bits(fold(i), (num_words,), jnp.uint32))
+        flip = jax.random.bits(fold(num_planes), (), jnp.uint32)
+        return planes(jnp.arange(num_planes)), flip
+
+    return jax.tree.map(np.asarray, batched(draw)(keys))
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((2,), {"minimum": 1, "maximum": 1}),
+        ((4, 9), {"minimum": 12, "maximum": 20}),
+        (
+            (2, 3, 11),
+            {"minimum": 40, "maximum": 50, "among": np.arange(66).reshape(2, 3, 11) % 3 > 0},
+        ),
+    ],
+    ids=["level-tokens", "two-words", "among"],
+)
+def test_clip_count_is_its_definition(grid, options):
+    count = 12_000 if grid == (2,) else 300  # two tokens are level in one draw of 2048
+    keys = jax.random.split(jax.random.key(21), count)
+    masks = random_masks(21, grid, count)
+    clip = functools.partial(jm.clip_count, **options)
+    clipped = np.asarray(batched(clip)(keys, masks))
+    planes, flips = random_numbers(keys, masks[0].size)
+    for i in range(count):
+        expected = transcription.clip_count(planes[i], flips[i], masks[i], **options)
+        np.testing.assert_array_equal(clipped[i], expected, err_msg=f"key {i}")
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_clip_count_reaches_no_tokens_and_all(count):
+    masks = random_masks(22, (3, 3), 50)
+    clip = functools.partial(jm.clip_count, minimum=count, maximum=count)
+    clipped = batched(clip)(jax.random.split(jax.random.key(22), 50), masks)
+    np.testing.assert_array_equal(clipped, np.full_like(masks, count > 0))
+
+
+def test_clip_count_adds_nothing_outside_among_and_stops_when_it_runs_out():
+    mask = np.zeros((4, 40), bool)
+    mask[0, :3] = True
+    among = np.zeros((4, 40), bool)
+    among[:, :2] = True
+    clip = functools.partial(jm.clip_count, mask=mask, minimum=100, among=among)
+    clipped = np.asarray(batched(clip)(jax.random.split(jax.random.key(22), 20)))
+    np.testing.assert_array_equal(clipped, np.broadcast_to(mask | among, clipped.shape))
+
+
+def padded_flatnonzero(mask, size):
+    found = np.flatnonzero(mask)[:size]
+    return np.pad(found, (0, size - len(found)), constant_values=mask.size)
+
+
+ALL_MASKS_3X4 = (np.arange(2**12)[:, None] >> np.arange(12) & 1).astype(bool).reshape(-1, 3, 4)
+
+
+@pytest.mark.parametrize("size", range(1, 13))
+def test_token_indices_of_every_3x4_mask(size):
+    indices, valid = batched(functools.partial(jm.token_indices, size=size))(ALL_MASKS_3X4)
+    assert indices.dtype == jnp.int32
+    expected = np.array([padded_flatnonzero(mask, size) for mask in ALL_MASKS_3X4])
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(valid, expected < 12)
+
+
+LARGE = st.sampled_from([((8, 16, 16), 700), ((14, 14), 196), ((5, 70), 33), ((2, 3, 1, 16), 96)])
+
+
+@st.composite
+def large_masks(draw):
+    grid, size = draw(LARGE)
+    density = draw(st.sampled_from([0.0, 1.0]) | st.floats(0, 1))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.random(grid) < density, size
+
+
+@given(large_masks())
+def test_token_indices_of_large_masks(mask_and_size):
+    mask, size = mask_and_size
+    indices, valid = jm.token_indices(mask, size=size)
+    expected = padded_flatnonzero(mask, size)
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(valid, expected < mask.size)
+
+
+@settings(max_examples=20)
+@given(large_masks())
+def test_take_tokens_takes_the_tokens_of_the_mask_in_order_then_zeros(mask_and_size):
+    mask, size = mask_and_size
+    tokens = np.random.default_rng(0).normal(size=(2, mask.size, 3)).astype(np.float32)
+    taken = np.asarray(jm.take_tokens(tokens, jm.token_indices(mask, size=size)))
+    expected = np.zeros((2, size, 3), np.float32)
+    kept = tokens[:, mask.reshape(-1)][:, :size]
+    expected[:, : kept.shape[1]] = kept
+    np.testing.assert_array_equal(taken, expected)
+
+
+def test_taken_tokens_scatter_back_to_where_they_were():
+    masks = random_masks(23, (3, 14), 100)
+    tokens = np.random.default_rng(23).normal(size=(42, 2)).astype(np.float32)
+
+    def there_and_back(mask):
+        indices = jm.token_indices(mask, size=42)
+        taken = jm.take_tokens(tokens, indices)
+        return jnp.zeros_like(tokens).at[indices.indices].set(taken, mode="drop")
+
+    back = batched(there_and_back)(masks)
+    np.testing.assert_array_equal(back, tokens * masks.reshape(100, 42, 1))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_padding_leaks_no_token(poison):
+    masks = ALL_MASKS_3X4[::7]
+    tokens = np.where(masks.reshape(-1, 12, 1), np.float32(1), np.float32(poison))
+
+    def take(tokens, mask):
+        return jm.take_tokens(tokens, jm.token_indices(mask, size=12))
+
+    taken = np.asarray(batched(take)(tokens, masks))[..., 0]
+    counts = masks.sum(axis=(1, 2))
+    np.testing.assert_array_equal(taken, np.arange(12) < counts[:, None])
+
+
+MASK = np.array([[False, True, True], [False, False, True]])
+
+
+def test_take_tokens_gradients_are_those_of_finite_differences():
+    tokens = np.random.default_rng(24).normal(size=(2, 6, 3)).astype(np.float32)
+    indices = jm.token_indices(MASK, size=5)
+    check_grads(lambda tokens: jm.take_tokens(tokens, indices), (tokens,), order=1, eps=1e-2)
+
+
+def test_take_tokens_passes_no_gradient_through_padding():
+    weights = np.arange(1, 11, dtype=np.float32).reshape(5, 2)
+    indices = jm.token_indices(MASK, size=5)
+    gradient = jax.grad(lambda tokens: jnp.sum(weights * jm.take_tokens(tokens, indices)))
+    expected = np.zeros((6, 2), np.float32)
+    expected[[1, 2, 5]] = weights[:3]
+    np.testing.assert_array_equal(gradient(jnp.ones((6, 2))), expected)
