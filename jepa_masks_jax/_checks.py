@@ -112,5 +112,5 @@ def check_mask(name: str, mask: Any) -> jax.Array:
     if dtype != np.bool_:
         raise TypeError(f"{name} must be a boolean array, got {dtype or type(mask).__name__}")
     if not shape or 0 in shape:
-        raise ValueError(f"{name} must have at least one axis and one token, got shape {shape}")
+        raise ValueError(f"{name} must have axes, none of length 0, got shape {shape}")
     return mask

@@ -128,6 +128,18 @@ class MaskSpec:
             "total_tokens": self.total_tokens,
         }
 
+    @classmethod
+    def _of_views(cls, context: np.ndarray, target: np.ndarray, total_tokens: int) -> "MaskSpec":
+        """Skips the checks, which take longer than a large batch's conversion."""
+        spec = cls.__new__(cls)
+        spec.__dict__.update(
+            context_indices=context, target_indices=target, total_tokens=total_tokens
+        )
+        return spec
+
+    def __reduce__(self) -> tuple[type["MaskSpec"], tuple[Any, ...]]:
+        return MaskSpec, (self.context_indices, self.target_indices, self.total_tokens)
+
     def _values(self) -> tuple[int, bytes, bytes]:
         return self.total_tokens, self.context_indices.tobytes(), self.target_indices.tobytes()
 
@@ -173,7 +185,7 @@ def to_mask_specs(masks: Any) -> list[MaskSpec]:
 
     Raises:
         TypeError: if `masks` is traced or not a boolean array.
-        ValueError: if there is no grid behind the batch axis.
+        ValueError: if there is no mask, or no grid behind the batch axis.
         EmptyContextError: if every token of a mask is a target; the message says which mask.
         EmptyTargetError: if no token of a mask is.
 
@@ -193,7 +205,7 @@ def to_mask_specs(masks: Any) -> list[MaskSpec]:
             raise error(f"mask {np.argmax(num_targets == count)} of the batch has no {side} token")
     contexts = _index_lists(~targets, tokens - num_targets)
     return [
-        MaskSpec(context, target, tokens)
+        MaskSpec._of_views(context, target, tokens)
         for context, target in zip(contexts, _index_lists(targets, num_targets), strict=True)
     ]
 
@@ -232,8 +244,6 @@ def mask_statistics(masks: Any) -> MaskStatistics:
         (1, 1.5, 2, [1.0, 0.5])
     """
     flat = _flat_batch(masks)
-    if not len(flat):
-        raise ValueError("masks must hold at least one mask, got an empty batch")
     counts = flat.sum(axis=1)
     fractions = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
     quantiles = np.quantile(counts, fractions, method="inverted_cdf")
@@ -264,22 +274,19 @@ def _flat_batch(masks: Any) -> np.ndarray:
 
 def _index_lists(masks: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
     """Splits the token numbers of all masks, found at once, into read-only views."""
-    tokens = np.broadcast_to(np.arange(masks.shape[1], dtype=np.int32), masks.shape)[masks]
+    tokens = (np.flatnonzero(masks) % masks.shape[1]).astype(np.int32)
     tokens.flags.writeable = False
     stops = np.cumsum(counts).tolist()
     return [tokens[start:stop] for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
 
 
 def _indices(name: str, values: Any) -> np.ndarray:
-    """Returns a read-only int32[n] array: a copy, unless it is one already."""
-    if isinstance(values, np.ndarray) and values.dtype == np.int32 and not values.flags.writeable:
-        indices = values
-    else:
-        wide = np.array(values)
-        if wide.size and not np.issubdtype(wide.dtype, np.integer):
-            raise TypeError(f"{name} must be integers, got {values!r}")
-        indices = np.clip(wide, -(2**31), 2**31 - 1).astype(np.int32)
-        indices.flags.writeable = False
+    """Copies into a read-only int32[n] array."""
+    indices = np.array(values)
     if indices.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {indices.shape}")
+    if indices.size and not np.issubdtype(indices.dtype, np.integer):
+        raise TypeError(f"{name} must be integers, got {values!r}")
+    indices = np.clip(indices, -(2**31), 2**31 - 1).astype(np.int32)
+    indices.flags.writeable = False
     return indices

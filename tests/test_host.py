@@ -1,0 +1,356 @@
+import copy
+import dataclasses
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import jepa_masks_jax as jm
+from jepa_masks_jax import _host
+
+SPEC = jm.MaskSpec([0, 1, 3], [2, 4], 6)
+
+
+def boolean_arrays(min_dims, max_dims):
+    return hnp.arrays(bool, hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, max_side=9))
+
+
+def has_both_sides(mask):
+    return mask.any() and not mask.all()
+
+
+@pytest.mark.parametrize(
+    "make", [list, tuple, np.array, jnp.array, lambda values: np.array(values, np.uint8)]
+)
+def test_specs_of_equal_values_are_equal_and_hash_alike(make):
+    other = jm.MaskSpec(make([0, 1, 3]), make([2, 4]), np.int64(6))
+    assert other == SPEC
+    assert hash(other) == hash(SPEC)
+    assert len({other, SPEC}) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        jm.MaskSpec([0, 1, 5], [2, 4], 6),
+        jm.MaskSpec([0, 1, 3], [2, 5], 6),
+        jm.MaskSpec([0, 1, 3], [2, 4], 7),
+        jm.MaskSpec([0, 1], [3, 2, 4], 6),
+        jm.MaskSpec([1, 0, 3], [2, 4], 6),
+        ([0, 1, 3], [2, 4], 6),
+    ],
+    ids=repr,
+)
+def test_specs_of_other_values_differ(other):
+    assert other != SPEC
+
+
+def made_by_hand():
+    return SPEC
+
+
+def converted():
+    return jm.to_mask_spec(SPEC.to_mask((2, 3)))
+
+
+def given_jax_arrays():
+    return jm.MaskSpec(jnp.array([0, 1, 3]), jnp.array([2, 4]), 6)
+
+
+def pickled():
+    return pickle.loads(pickle.dumps(SPEC))
+
+
+def copied():
+    return copy.deepcopy(SPEC)
+
+
+@pytest.mark.parametrize("make", [made_by_hand, converted, given_jax_arrays, pickled, copied])
+def test_indices_are_read_only_int32_arrays(make):
+    spec = make()
+    for indices in (spec.context_indices, spec.target_indices):
+        assert isinstance(indices, np.ndarray)
+        assert indices.dtype == np.int32
+        with pytest.raises(ValueError, match="read-only"):
+            indices[0] = 5
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.total_tokens = 7
+
+
+def test_a_spec_keeps_its_values_when_the_arrays_it_was_given_change():
+    context = np.array([0, 1], np.int32)
+    spec = jm.MaskSpec(context, [2], 4)
+    context[0] = 3
+    assert spec == jm.MaskSpec([0, 1], [2], 4)
+
+
+@pytest.mark.parametrize("make", [pickled, copied])
+def test_a_spec_survives_a_copy_in_another_process_or_this_one(make):
+    assert make() == SPEC
+    assert make() is not SPEC
+
+
+@pytest.mark.parametrize(
+    ("indices", "error"),
+    [
+        ([0.5], TypeError),
+        ([True], TypeError),
+        (["0"], TypeError),
+        ([[0, 1]], ValueError),
+        (0, ValueError),
+    ],
+)
+def test_indices_that_are_not_a_list_of_integers_are_refused(indices, error):
+    with pytest.raises(error, match="context_indices"):
+        jm.MaskSpec(indices, [2], 4)
+    with pytest.raises(error, match="target_indices"):
+        jm.MaskSpec([2], indices, 4)
+
+
+@pytest.mark.parametrize(("total", "error"), [(0, ValueError), (4.0, TypeError), (True, TypeError)])
+def test_a_total_that_is_not_a_count_is_refused(total, error):
+    with pytest.raises(error, match="total_tokens"):
+        jm.MaskSpec([0], [1], total)
+
+
+@pytest.mark.parametrize(
+    ("context", "target"),
+    [([0, 1, 3], [2]), ([3], [0]), ([3, 0], [2, 1])],
+    ids=["all tokens", "two tokens in neither set", "any order"],
+)
+def test_validate_accepts(context, target):
+    jm.MaskSpec(context, target, 4).validate()
+
+
+@pytest.mark.parametrize(
+    ("context", "target", "error", "message"),
+    [
+        ([], [1], jm.EmptyContextError, "context"),
+        ([1], [], jm.EmptyTargetError, "target"),
+        ([0, 4], [1], jm.IndexOutOfBoundsError, r"index 4 .*\[0, 4\)"),
+        ([0], [-1], jm.IndexOutOfBoundsError, "index -1 "),
+        ([0, 1, 0], [2], jm.DuplicateIndexError, "index 0 "),
+        ([0], [2, 3, 3], jm.DuplicateIndexError, "index 3 "),
+        ([0, 1], [1, 2], jm.DuplicateIndexError, "index 1 "),
+        ([2**40], [1], jm.IndexOutOfBoundsError, "index"),
+        ([-(2**40)], [1], jm.IndexOutOfBoundsError, "index"),
+    ],
+)
+def test_validate_and_to_mask_refuse(context, target, error, message):
+    spec = jm.MaskSpec(context, target, 4)
+    with pytest.raises(error, match=message):
+        spec.validate()
+    with pytest.raises(error, match=message):
+        spec.to_mask((2, 2))
+
+
+def test_every_mask_error_is_a_value_error():
+    errors = (
+        jm.EmptyContextError,
+        jm.EmptyTargetError,
+        jm.IndexOutOfBoundsError,
+        jm.DuplicateIndexError,
+    )
+    assert all(issubclass(error, jm.MaskError) for error in errors)
+    assert issubclass(jm.MaskError, ValueError)
+    assert len(set(errors)) == 4
+
+
+def test_mask_ratio_counts_the_targets_among_all_tokens():
+    assert jm.MaskSpec([0], [1, 2, 3], 8).mask_ratio == 0.375
+
+
+@given(boolean_arrays(1, 3).filter(has_both_sides))
+def test_to_mask_is_the_inverse_of_to_mask_spec(mask):
+    spec = jm.to_mask_spec(mask)
+    np.testing.assert_array_equal(spec.to_mask(mask.shape), mask, strict=True)
+    assert jm.to_mask_spec(spec.to_mask(mask.shape)) == spec
+
+
+def test_to_mask_of_a_spec_with_tokens_in_neither_set():
+    mask = jm.MaskSpec([5], [4, 1], 6).to_mask((2, 3))
+    np.testing.assert_array_equal(mask, [[False, True, False], [False, True, False]])
+
+
+def test_to_mask_refuses_a_grid_of_other_tokens():
+    with pytest.raises(ValueError, match="6 tokens"):
+        SPEC.to_mask((2, 2))
+
+
+def test_to_dict_goes_through_json():
+    text = json.dumps(SPEC.to_dict())
+    assert json.loads(text) == {
+        "context_indices": [0, 1, 3],
+        "target_indices": [2, 4],
+        "total_tokens": 6,
+    }
+    assert jm.MaskSpec(**json.loads(text)) == SPEC
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+def test_to_mask_spec_numbers_tokens_row_major(asarray):
+    mask = np.zeros((2, 3, 4), bool)
+    mask[0, 0, 3] = mask[0, 2, 1] = mask[1, 0, 0] = True
+    spec = jm.to_mask_spec(asarray(mask))
+    assert spec.target_indices.tolist() == [3, 9, 12]
+    assert spec.context_indices.tolist() == sorted(set(range(24)) - {3, 9, 12})
+    assert spec.total_tokens == 24
+
+
+def assert_specs_are_flatnonzero(specs, masks):
+    assert len(specs) == len(masks)
+    for spec, mask in zip(specs, masks, strict=True):
+        assert np.array_equal(spec.target_indices, np.flatnonzero(mask))
+        assert np.array_equal(spec.context_indices, np.flatnonzero(~mask))
+        assert spec.total_tokens == mask.size
+
+
+@given(boolean_arrays(2, 4).filter(lambda masks: all(map(has_both_sides, masks))))
+def test_to_mask_specs_is_flatnonzero_of_each_mask(masks):
+    specs = jm.to_mask_specs(masks)
+    assert_specs_are_flatnonzero(specs, masks)
+    assert specs == [jm.to_mask_spec(mask) for mask in masks]
+
+
+def large_batch():
+    rng = np.random.default_rng(0)
+    masks = rng.random((16_384, 14, 14)) < rng.random((16_384, 1, 1))
+    masks[:, 0, 0], masks[:, 13, 13] = True, False
+    return masks
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+def test_to_mask_specs_of_a_large_batch(asarray):
+    masks = large_batch()
+    assert_specs_are_flatnonzero(jm.to_mask_specs(asarray(masks)), masks)
+
+
+def test_to_mask_specs_of_an_array_that_is_not_contiguous():
+    masks = large_batch()[:64, :5].transpose(0, 2, 1)[::-2]
+    assert_specs_are_flatnonzero(jm.to_mask_specs(masks), masks)
+
+
+def test_the_lists_of_one_batch_share_one_array():
+    specs = jm.to_mask_specs(large_batch()[:3])
+    assert specs[0].target_indices.base is not None
+    assert specs[0].target_indices.base is specs[2].target_indices.base
+
+
+def test_masks_of_a_cpu_device_are_read_where_they_lie():
+    masks = jax.device_put(large_batch(), jax.devices("cpu")[0])
+    assert _host._on_host("masks", masks).ctypes.data == masks.unsafe_buffer_pointer()
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize(
+    ("empty_side", "error"), [(True, jm.EmptyContextError), (False, jm.EmptyTargetError)]
+)
+def test_a_mask_with_an_empty_side_is_refused(asarray, empty_side, error):
+    mask = np.full((2, 3), empty_side)
+    with pytest.raises(error, match="context" if empty_side else "target"):
+        jm.to_mask_spec(asarray(mask))
+    batch = np.stack([SPEC.to_mask((2, 3)), mask, mask])
+    with pytest.raises(error, match="mask 1 of the batch"):
+        jm.to_mask_specs(asarray(batch))
+
+
+CONVERTERS = [jm.to_mask_spec, jm.to_mask_specs, jm.mask_statistics]
+
+
+@pytest.mark.parametrize("convert", CONVERTERS)
+@pytest.mark.parametrize(
+    "transform", [jax.jit, jax.vmap, jax.eval_shape], ids=["jit", "vmap", "eval_shape"]
+)
+def test_a_tracer_is_refused_with_its_own_message(convert, transform):
+    mask = jnp.zeros((2, 4, 4), bool)
+
+    def function(mask):
+        convert(mask)
+        return mask
+
+    with pytest.raises(TypeError, match=r"traced.*token_indices"):
+        transform(function, mask) if transform is jax.eval_shape else transform(function)(mask)
+
+
+@pytest.mark.parametrize("convert", CONVERTERS)
+@pytest.mark.parametrize(
+    ("masks", "got"),
+    [
+        (np.ones((2, 4), np.int32), "int32"),
+        (jnp.ones((2, 4)), "float32"),
+        ([[True, False]], "list"),
+        (
+            jm.ContextTargetMasks(np.ones((2, 4), bool), np.ones((1, 2, 4), bool)),
+            "ContextTargetMasks",
+        ),
+    ],
+    ids=["int", "float", "list", "tuple of masks"],
+)
+def test_what_is_not_a_boolean_array_is_refused(convert, masks, got):
+    with pytest.raises(TypeError, match=f"boolean array, got {got}"):
+        convert(masks)
+
+
+@pytest.mark.parametrize(
+    ("convert", "shape"),
+    [
+        (jm.to_mask_spec, ()),
+        (jm.to_mask_spec, (3, 0)),
+        (jm.to_mask_specs, (4,)),
+        (jm.to_mask_specs, (4, 0)),
+        (jm.mask_statistics, (4,)),
+        (jm.mask_statistics, (4, 0)),
+    ],
+)
+def test_a_mask_without_tokens_and_a_batch_without_a_grid_are_refused(convert, shape):
+    with pytest.raises(ValueError, match="mask"):
+        convert(np.ones(shape, bool))
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="masks"):
+        jm.to_mask_specs(np.ones((0, 2, 3), bool))
+    with pytest.raises(ValueError, match="none of length 0"):
+        jm.mask_statistics(np.ones((0, 2, 3), bool))
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+def test_mask_statistics_of_a_large_batch(asarray):
+    masks = large_batch()
+    stats = jm.mask_statistics(asarray(masks))
+    counts = [int(np.count_nonzero(mask)) for mask in masks]
+    assert (stats.min, stats.max) == (min(counts), max(counts))
+    assert stats.mean == pytest.approx(sum(counts) / len(counts), rel=1e-12)
+    assert isinstance(stats.min, int)
+    assert isinstance(stats.mean, float)
+    assert stats.coverage.dtype == np.float64
+    np.testing.assert_allclose(stats.coverage, np.mean(masks, axis=0), rtol=1e-12)
+
+
+@given(boolean_arrays(2, 4))
+def test_mask_statistics_of_any_batch(masks):
+    stats = jm.mask_statistics(masks)
+    counts = sorted(int(np.count_nonzero(mask)) for mask in masks)
+    assert (stats.min, stats.max) == (counts[0], counts[-1])
+    assert stats.mean == pytest.approx(sum(counts) / len(counts))
+    assert stats.coverage.shape == masks.shape[1:]
+    assert stats.coverage.sum() == pytest.approx(stats.mean)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=120))
+def test_quantiles_are_the_least_counts_that_enough_masks_do_not_exceed(counts):
+    masks = np.arange(12) < np.array(counts)[:, None]
+    quantiles = jm.mask_statistics(masks).quantiles
+    assert list(quantiles) == [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99]
+    for percent in (1, 5, 25, 50, 75, 95, 99):
+        enough = [
+            c for c in counts if 100 * sum(other <= c for other in counts) >= percent * len(counts)
+        ]
+        assert quantiles[percent / 100] == min(enough)
+        assert type(quantiles[percent / 100]) is int
