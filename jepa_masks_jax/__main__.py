@@ -82,16 +82,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_args(args)
         batches = [draw(name, args) for name in args.names]
-        print(*map(describe, batches), sep="\n", flush=True)
-        if args.out.endswith(".png") and importlib.util.find_spec("matplotlib") is None:
-            print("No picture: it needs matplotlib, which `pip install matplotlib` brings.")
+        if args.out.suffix == ".png" and importlib.util.find_spec("matplotlib") is None:
+            done = "No picture: it needs matplotlib, which `pip install matplotlib` brings."
         else:
-            replace_file(Path(args.out), make_file(batches, args))
-            print(f"Wrote {args.out}")
-        sys.stdout.flush()
+            replace_file(args.out, make_file(batches, args))
+            done = f"Wrote {args.out}"
+        print(*map(describe, batches), done, sep="\n", flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
         parser.error(" ".join(str(error).split()))
 
 
@@ -103,8 +102,9 @@ def make_parser() -> Parser:
     common.add_argument("--image", metavar="PATH", help="photograph under the masks")
     common.add_argument(
         "--out",
+        type=Path,
         metavar="FILE",
-        default="masks.png",
+        default=Path("masks.png"),
         help="picture (.png), boolean masks (.npz) or index lists (.json); default %(default)s",
     )
     parser = Parser(
@@ -158,11 +158,11 @@ def add_option(command: Parser, option: inspect.Parameter, function: Callable[..
             help=f"{text} Default {default[0]} {default[1]}.",
         )
     else:
-        kind = type(default)
         command.add_argument(
             flag,
-            type=kind,
-            metavar=kind.__name__.upper(),
+            type=type(default),
+            nargs="+" if "or an inclusive pair" in text else None,
+            metavar=type(default).__name__.upper(),
             default=default,
             help=f"{text} Default {default}.",
         )
@@ -175,8 +175,12 @@ def draw(name: str, args: argparse.Namespace) -> Batch:
         if not re.fullmatch(r"\d+(x\d+)*", args.grid):
             raise ValueError(f"--grid must be sides such as 14x14 or 8x14x14, got {args.grid}")
         grid = tuple(int(side) for side in args.grid.split("x"))
+    slots = function in (jm.object_mask, jm.presets.cjepa)
+    if slots and len(grid) != 1:
+        raise ValueError(f"--grid must be a number of slots such as 7, got {args.grid}")
     options = {option: getattr(args, option) for option in args.options}
-    shape = grid[0] if len(grid) == 1 else grid
+    options = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in options.items()}
+    shape = grid[0] if slots else grid
     keys = jax.random.split(jax.random.key(args.seed), args.batch)
     masks = jax.jit(jax.vmap(lambda key: function(key, shape, **options)))(keys)
     if isinstance(masks, jm.ContextTargetMasks):
@@ -191,7 +195,7 @@ def describe(batch: Batch) -> str:
     counts = {"context": batch.context, "target": target}
     if batch.separate:
         counts["each target"] = batch.target.reshape(-1, *batch.grid)
-    title = f"{batch.strategy} {by(batch.grid)}, {len(target)} masks"
+    title = f"{batch.strategy} {by(batch.grid)}, {len(target)} mask{'s' * (len(target) > 1)}"
     lines = [title, *text_picture(batch), ""]
     lines.append(f"{'tokens':>12} {'min':>6} {'mean':>8} {'max':>6}")
     for side, masks in counts.items():
@@ -226,22 +230,22 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed must be in [0, {2**32}), got {args.seed}")
     if not 1 <= args.batch <= MAX_BATCH:
         raise ValueError(f"--batch must be in [1, {MAX_BATCH}], got {args.batch}")
-    if args.image and not Path(args.image).is_file():
-        raise ValueError(f"--image must be a picture, got {args.image}")
-    out, suffix = Path(args.out), Path(args.out).suffix
-    if not out.parent.is_dir():
+    suffix = args.out.suffix
+    if not args.out.parent.is_dir():
         raise ValueError(f"--out must be in a folder that exists, got {args.out}")
     if suffix not in (".png", ".npz", ".json"):
         raise ValueError(f"--out must end in .png, .npz or .json, got {args.out}")
     if suffix != ".png" and len(args.names) > 1:
         raise ValueError(f"--out with {suffix} needs one strategy, such as block_mask")
-    if suffix != ".png" and args.image:
-        raise ValueError(f"--image needs a picture, an --out that ends in .png; got {args.out}")
+    if args.image is not None:
+        if suffix != ".png":
+            raise ValueError(f"--image needs an --out that ends in .png, got {args.out}")
+        read_image(args.image)
 
 
 def make_file(batches: list[Batch], args: argparse.Namespace) -> bytes:
     """Returns the contents of the file: a picture, or the masks of the only batch."""
-    suffix = Path(args.out).suffix
+    suffix = args.out.suffix
     if suffix == ".png":
         return make_picture(batches, args.image)
     (batch,) = batches
@@ -267,6 +271,17 @@ def make_file(batches: list[Batch], args: argparse.Namespace) -> bytes:
     return json.dumps(fields).encode()
 
 
+def read_image(path: str) -> np.ndarray:
+    """Reads a picture of any format that Pillow knows."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"--image must be a picture, got {path!r}") from error
+
+
 def make_picture(batches: list[Batch], image_path: str | None) -> bytes:
     """Lays the first masks of each batch over a photograph: a row of images, or one video."""
     from matplotlib.figure import Figure
@@ -274,7 +289,7 @@ def make_picture(batches: list[Batch], image_path: str | None) -> bytes:
 
     from jepa_masks_jax import plotting
 
-    photograph = plotting.photograph() if image_path is None else np.asarray(Image.open(image_path))
+    photograph = plotting.photograph() if image_path is None else read_image(image_path)
     rows = [(batch, row) for batch in batches for row in range(ROWS if len(batches) == 1 else 1)]
     figure = Figure(figsize=(COLUMNS * 1.1, len(rows) * 1.35), dpi=100, layout="constrained")
     grid = figure.add_gridspec(len(rows), COLUMNS)

@@ -19,10 +19,11 @@ from jepa_masks_jax._jepa import ContextTargetMasks
 CONTEXT_COLOR = "#56B4E9"
 """Sky blue: what the context encoder sees."""
 
-TARGET_COLORS = ("#D55E00", "#F0E442", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
-"""One colour for each target block, in order; distinct to colour-blind eyes."""
+TARGET_COLORS = ("#D55E00", "#F0E442", "#0072B2", "#E69F00", "#CC79A7", "#009E73")
+"""One colour for each target block, in order; distinct to colour-blind eyes and in grey."""
 
 _HIDDEN_COLOR = "#303030"
+_CHANNELS = ((), (3,), (4,))
 _PIXELS = 224
 _GAP = 8
 
@@ -89,11 +90,15 @@ def _as_videos(mask: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(mask, ContextTargetMasks):
         context, targets = np.asarray(mask.context), np.asarray(mask.targets)
     else:
-        context, targets = ~np.asarray(mask), np.asarray(mask)[None]
-    if context.dtype != bool:
-        raise TypeError(f"mask must be boolean, got {np.asarray(mask).dtype}")
-    if not 1 <= context.ndim <= 3:
-        raise ValueError(f"mask must be one mask of one to three axes, got shape {context.shape}")
+        targets = np.asarray(mask)[None]
+        context = ~targets[0] if targets.dtype == np.bool_ else targets[0]
+    if context.dtype != np.bool_ or targets.dtype != np.bool_:
+        raise TypeError(f"mask must be boolean, got {context.dtype} and {targets.dtype}")
+    if not 1 <= context.ndim <= 3 or not context.size or targets.shape[1:] != context.shape:
+        raise ValueError(
+            "mask must be one mask of one to three axes, its targets of the context's grid; "
+            f"got a context of shape {context.shape} and targets of shape {targets.shape}"
+        )
     video = (*context.shape, 1, 1)[:3] if context.ndim == 1 else (1, *context.shape)[-3:]
     return context.reshape(video), targets.reshape(-1, *video)
 
@@ -105,10 +110,16 @@ def _crop_frames(image: Any | None, frames: int, size: tuple[int, int]) -> np.nd
     images = np.asarray(image)
     if images.ndim < 4:
         images = np.broadcast_to(images, (frames, *images.shape))
-    if len(images) != frames or images.ndim < 3:
-        raise ValueError(f"image must be one image or {frames} of them, got shape {images.shape}")
+    channels = images.shape[3:]
+    if len(images) != frames or images.ndim < 3 or not images.size or channels not in _CHANNELS:
+        raise ValueError(
+            f"image must be [height, width] with 3, 4 or no channels, or {frames} of them for the "
+            f"frames, got shape {np.shape(image)}"
+        )
     if np.issubdtype(images.dtype, np.floating):
         images = (255 * np.clip(images, 0, 1)).astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise ValueError(f"image must be uint8 or float in [0, 1], got {images.dtype}")
     return np.stack([_crop(Image.fromarray(picture).convert("RGB"), size) for picture in images])
 
 

@@ -1,4 +1,4 @@
-"""One list of calls that every test of a transformation, a strict mode or reproducibility runs over."""
+"""The calls that tests of transformations, strict modes and reproducibility run over."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

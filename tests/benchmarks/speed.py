@@ -1,0 +1,332 @@
+"""Times strategies against their floors, and the tools around them against what users do instead.
+
+The floor of a strategy is drawing the random words that its definition needs and filling an output
+of its size, in the same run. Figures are medians over interleaved repetitions, with the range of
+the middle half behind them.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import jepa_masks_jax as jm
+
+IMAGES = [(14, 14), (16, 16), (28, 28)]
+VIDEOS = [(8, 14, 14), (8, 16, 16), (32, 16, 16), (32, 24, 24)]
+BATCHES = [64, 2048, 16384]
+MAX_OUTPUT = 2**28
+
+
+def vjepa_words(num_blocks, placements):
+    return 3 + 3 * num_blocks * placements + 1
+
+
+STRATEGIES = {
+    "block_mask": (jm.block_mask, IMAGES, lambda grid: 4 * 4 + 1),
+    "spatiotemporal_mask": (jm.spatiotemporal_mask, VIDEOS, lambda grid: 5 * 2 + 1),
+    "multi_block_mask": (jm.multi_block_mask, IMAGES, lambda grid: 2 * 4 + 1),
+    "ijepa": (jm.presets.ijepa, IMAGES, lambda grid: 3 + 2 * 5 + 1),
+    "vjepa_short_range": (
+        jm.presets.vjepa_short_range,
+        VIDEOS,
+        lambda grid: vjepa_words(8, 1 if grid[-1] == 24 else 4),
+    ),
+    "vjepa_long_range": (jm.presets.vjepa_long_range, VIDEOS, lambda grid: vjepa_words(2, 4)),
+    "mae": (jm.presets.mae, IMAGES, math.prod),
+    "videomae_tube": (jm.presets.videomae_tube, VIDEOS, lambda grid: math.prod(grid[1:])),
+}
+
+
+def time_interleaved(calls, repetitions):
+    """Times calls in turn: float64[repetitions, calls], seconds."""
+    for call in calls:
+        jax.block_until_ready(call())
+    times = np.empty((repetitions, len(calls)))
+    for i in range(repetitions):
+        for j, call in enumerate(calls):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times[i, j] = time.perf_counter() - start
+    return times
+
+
+def spread(values):
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+def by(grid):
+    return "x".join(map(str, grid))
+
+
+def floor_of(words, output):
+    """Draws one mask's random words and fills arrays of the shapes of its output."""
+
+    def floor(key):
+        bits = jax.random.bits(key, (words,), jnp.uint32)
+        fill = bits[0] > 0
+        return bits, jax.tree.map(lambda array: jnp.broadcast_to(fill, array.shape), output)
+
+    return floor
+
+
+def time_strategy(name, grid, batch, repetitions):
+    strategy, _, words = STRATEGIES[name]
+    draw = functools.partial(strategy, grid=grid)
+    output = jax.eval_shape(draw, jax.random.key(0))
+    size = sum(math.prod(array.shape) for array in jax.tree.leaves(output))
+    batch = min(batch, MAX_OUTPUT // size)
+    keys = jax.random.split(jax.random.key(0), batch)
+
+    start = time.perf_counter()
+    masks = jax.jit(jax.vmap(draw)).lower(keys).compile()
+    compile_time = time.perf_counter() - start
+    floor = jax.jit(jax.vmap(floor_of(words(grid), output))).lower(keys).compile()
+    times = time_interleaved([lambda: masks(keys), lambda: floor(keys)], repetitions)
+    memory = masks.memory_analysis()
+    return {
+        "strategy": name,
+        "grid": by(grid),
+        "batch": batch,
+        "ratio to floor": spread(times[:, 0] / times[:, 1]),
+        "us a mask": spread(1e6 * times[:, 0] / batch),
+        "temporaries to output": memory.temp_size_in_bytes / memory.output_size_in_bytes,
+        "compile s": compile_time,
+    }
+
+
+def time_eager(name, grid, repetitions):
+    """Times a warm call on one key beside a permutation of as many tokens."""
+    strategy, tokens = STRATEGIES[name][0], math.prod(grid)
+    key = jax.random.key(0)
+    calls = [lambda: strategy(key, grid), lambda: jax.random.permutation(key, tokens)]
+    times = time_interleaved(calls, 10 * repetitions)
+    return {
+        "strategy": name,
+        "grid": by(grid),
+        "ratio to permutation": spread(times[:, 0] / times[:, 1]),
+        "us a call": spread(1e6 * times[:, 0]),
+    }
+
+
+def numpy_collator(rng, grid, batch):
+    """What a plain collator does for I-JEPA's targets and context, sample by sample."""
+    height, width = grid
+    masks = []
+    for _ in range(batch):
+        free = np.ones(grid, bool)
+        count, aspect = int(height * width * rng.uniform(0.15, 0.2)), rng.uniform(0.75, 1.5)
+        h, w = round(math.sqrt(count * aspect)), round(math.sqrt(count / aspect))
+        targets = []
+        for _ in range(4):
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            target = np.zeros(grid, bool)
+            target[top : top + h, left : left + w] = True
+            free &= ~target
+            targets.append(np.flatnonzero(target))
+        side = round(math.sqrt(height * width * rng.uniform(0.85, 1)))
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        context = np.zeros(grid, bool)
+        context[top : top + side, left : left + side] = True
+        masks.append((np.flatnonzero(context & free), targets))
+    return masks
+
+
+def time_collators(repetitions, batch=256, grid=(16, 16)):
+    """Times I-JEPA's masks beside collators on the host."""
+    keys = jax.random.split(jax.random.key(0), batch)
+    masks = jax.jit(jax.vmap(functools.partial(jm.presets.ijepa, grid=grid)))
+    rng = np.random.default_rng(0)
+    calls = {
+        "jepa_masks_jax": lambda: masks(keys),
+        "NumPy collator": lambda: numpy_collator(rng, grid, batch),
+    }
+    try:
+        import torch
+        from lightly.data.ijepa_collate import IJEPAMaskCollator
+    except ImportError:
+        pass
+    else:
+        collate = IJEPAMaskCollator(
+            input_size=224,
+            patch_size=14,
+            enc_mask_scale=(0.85, 1.0),
+            pred_mask_scale=(0.15, 0.2),
+            aspect_ratio=(0.75, 1.5),
+            npred=4,
+            min_keep=10,
+        )
+        samples = [torch.zeros(1)] * batch
+        calls["lightly's collator"] = lambda: collate(samples)
+    times = time_interleaved(list(calls.values()), repetitions)
+    return [
+        {
+            "collator": name,
+            "grid": by(grid),
+            "batch": batch,
+            "times as long": spread(times[:, i] / times[:, 0]),
+            "us a sample": spread(1e6 * times[:, i] / batch),
+        }
+        for i, name in enumerate(calls)
+    ]
+
+
+def time_tools(repetitions):
+    """Times the token tools and the host side beside what users would write."""
+    key, batch, grid = jax.random.key(0), 256, (8, 16, 16)
+    tokens = math.prod(grid)
+    size = tokens // 4
+    masks = jax.random.bernoulli(key, 0.25, (batch, *grid))
+    keys = jax.random.split(key, batch)
+    on_host = np.asarray(jax.random.bernoulli(key, 0.25, (16384, 14, 14)))
+
+    def compiled(function, *args):
+        return jax.jit(jax.vmap(function)).lower(*args).compile()
+
+    indices = compiled(functools.partial(jm.token_indices, size=size), masks)
+    nonzero = compiled(lambda mask: jnp.nonzero(mask.reshape(-1), size=size), masks)
+    sort = compiled(
+        lambda mask: jnp.sort(jnp.where(mask.reshape(-1), jnp.arange(tokens), tokens))[:size], masks
+    )
+    clip = compiled(functools.partial(jm.clip_count, minimum=size, maximum=size), keys, masks)
+    floor = compiled(lambda key, mask: jax.random.bits(key, mask.shape, jnp.uint32), keys, masks)
+
+    def loop():
+        return [np.flatnonzero(side) for mask in on_host for side in (mask, ~mask)]
+
+    rows = []
+    for tool, call, others in (
+        (
+            "token_indices",
+            lambda: indices(masks),
+            {"jnp.nonzero(size=)": lambda: nonzero(masks), "jnp.sort": lambda: sort(masks)},
+        ),
+        (
+            "clip_count",
+            lambda: clip(keys, masks),
+            {"a word for each token": lambda: floor(keys, masks)},
+        ),
+        ("to_mask_specs", lambda: jm.to_mask_specs(on_host), {"np.flatnonzero in a loop": loop}),
+    ):
+        times = time_interleaved([call, *others.values()], repetitions)
+        num_masks, shape = (len(on_host), "14x14") if tool == "to_mask_specs" else (batch, by(grid))
+        rows += [
+            {
+                "tool": tool,
+                "grid": shape,
+                "batch": num_masks,
+                "beside": other,
+                "ratio": spread(times[:, 0] / times[:, i]),
+                "us a mask": spread(1e6 * times[:, 0] / num_masks),
+            }
+            for i, other in enumerate(others, 1)
+        ]
+    memory = clip.memory_analysis()
+    clip_row = next(row for row in rows if row["tool"] == "clip_count")
+    clip_row["temporaries to output"] = memory.temp_size_in_bytes / memory.output_size_in_bytes
+    return rows
+
+
+def machine():
+    """Says what the figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.open() if "model name" in line] if cpuinfo.exists() else []
+    return {
+        "device": jax.devices()[0].device_kind,
+        "processor": models[0].split(":")[1].strip() if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def show(value):
+    if isinstance(value, dict):
+        return "{median:.2f} ({low:.2f}-{high:.2f})".format(**value)
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def print_table(rows):
+    columns = list(rows[0])
+    print()
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(show(row.get(column, "")) for column in columns) + " |")
+
+
+def draw_ratios(rows, path):
+    """Draws each strategy's ratio to its floor at the largest batch that was timed."""
+    largest = {(row["strategy"], row["grid"]): row for row in rows}
+    figure = Figure(figsize=(7, 0.28 * len(largest) + 1), dpi=100, layout="constrained")
+    ax = figure.add_subplot()
+    labels = [f"{strategy} {grid} x {row['batch']}" for (strategy, grid), row in largest.items()]
+    ratios = [row["ratio to floor"] for row in largest.values()]
+    medians = [ratio["median"] for ratio in ratios]
+    errors = [
+        [ratio["median"] - ratio["low"] for ratio in ratios],
+        [ratio["high"] - ratio["median"] for ratio in ratios],
+    ]
+    ax.barh(labels, medians, xerr=errors, color="#56B4E9")
+    ax.axvline(1, color="black", linewidth=1)
+    ax.invert_yaxis()
+    ax.set_xlabel("time over the floor: the random words and the filling of the output")
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=15, help="of each call (default 15)")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=BATCHES, help="default: 64 2048 16384"
+    )
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--out", default="speed.json", help="figures; a .png of its name beside it")
+    args = parser.parse_args()
+
+    strategy_runs = [
+        (name, grid, batch)
+        for name in args.strategies
+        for grid in STRATEGIES[name][1]
+        for batch in args.batches
+    ]
+    eager_runs = [(name, STRATEGIES[name][1][0]) for name in args.strategies]
+    with tqdm(total=len(strategy_runs) + len(eager_runs) + 2, desc="timing") as progress:
+
+        def timed(function, *run):
+            row = function(*run, args.repetitions)
+            progress.update()
+            return row
+
+        strategies = [timed(time_strategy, *run) for run in strategy_runs]
+        eager = [timed(time_eager, *run) for run in eager_runs]
+        collators, tools = timed(time_collators), timed(time_tools)
+
+    results = {
+        "machine": machine(),
+        "strategies": strategies,
+        "eager": eager,
+        "collators": collators,
+        "tools": tools,
+    }
+    print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    for name in ("strategies", "eager", "collators", "tools"):
+        print_table(results[name])
+    Path(args.out).write_text(json.dumps(results, indent=1))
+    draw_ratios(strategies, Path(args.out).with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

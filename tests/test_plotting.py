@@ -1,0 +1,324 @@
+import importlib
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib import colors
+from matplotlib.figure import Figure
+
+import jepa_masks_jax as jm
+from jepa_masks_jax import plotting
+
+TARGETS = np.array([colors.to_rgb(color) for color in plotting.TARGET_COLORS])
+CONTEXT = np.array(colors.to_rgb(plotting.CONTEXT_COLOR))
+WHITE = np.ones(3)
+SIDE = 224  # the pixels of a 14x14 mask
+
+
+def canvas_of(mask, **options):
+    (image,) = plotting.show_mask(mask, **options).images
+    return np.asarray(image.get_array())
+
+
+def token_centres(canvas, height):
+    token = canvas.shape[0] // height
+    return canvas[token // 2 :: token, token // 2 :: token]
+
+
+def strip_gap(canvas, grid):
+    frames, height, width = grid
+    return (canvas.shape[1] - frames * width * canvas.shape[0] // height) // (frames - 1)
+
+
+def frames_of(canvas, grid):
+    """Cuts the strip of a video into the token centres of each frame."""
+    frames, height, _ = grid
+    gap = strip_gap(canvas, grid)
+    step = (canvas.shape[1] + gap) // frames
+    starts = range(0, canvas.shape[1], step)
+    return np.stack([token_centres(canvas[:, s : s + step - gap], height) for s in starts])
+
+
+def tint_of(pixels, under):
+    """The number of the target colour toward which each pixel has moved from what lies under it."""
+    moved, toward = pixels - under, TARGETS - np.asarray(under)[..., None, :]
+    lengths = np.linalg.norm(toward, axis=-1)
+    cosines = (moved[..., None, :] * toward).sum(axis=-1) / lengths
+    cosines /= np.linalg.norm(moved, axis=-1, keepdims=True)
+    np.testing.assert_allclose(cosines.max(axis=-1), 1, atol=1e-6)
+    number = cosines.argmax(axis=-1)
+    way = np.take_along_axis(np.broadcast_to(lengths, cosines.shape), number[..., None], -1)[..., 0]
+    assert (np.linalg.norm(moved, axis=-1) > 0.5 * way).all()
+    return number
+
+
+def is_dark(pixels):
+    return pixels.max(axis=-1) < 0.5
+
+
+def blocks(*corners):
+    mask = np.zeros((14, 14), bool)
+    for top, left, bottom, right in corners:
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+BLOCK_MASKS = [
+    blocks((1, 2, 5, 6), (9, 9, 14, 14), (4, 4, 7, 9)),
+    blocks((0, 0, 1, 14)),
+    blocks((13, 0, 14, 1), (0, 13, 1, 14)),
+]
+SEPARATE = np.stack(
+    [
+        blocks((1, 1, 6, 7)),
+        blocks((0, 5, 5, 11)),  # overlaps the first
+        blocks((8, 8, 13, 14)),
+        blocks((8, 0, 13, 6)),
+    ]
+)
+IJEPA = jm.ContextTargetMasks(blocks((0, 0, 13, 13)) & ~SEPARATE.any(axis=0), SEPARATE)
+
+
+@pytest.fixture(scope="module")
+def random_image():
+    """As large as the picture of a 14x14 mask, so that no pixel is resampled."""
+    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray, np.ndarray.tolist])
+@pytest.mark.parametrize("mask", BLOCK_MASKS, ids=["blocks", "row", "corners"])
+def test_without_an_image_context_and_target_have_their_colours(mask, asarray):
+    centres = token_centres(canvas_of(asarray(mask)), 14)
+    assert centres.shape == (14, 14, 3)
+    np.testing.assert_allclose(centres[~mask], np.broadcast_to(CONTEXT, centres[~mask].shape))
+    assert (tint_of(centres[mask], WHITE) == 0).all()
+
+
+@pytest.mark.parametrize("mask", BLOCK_MASKS, ids=["blocks", "row", "corners"])
+def test_over_an_image_the_context_is_clear_and_the_target_is_tinted(mask, random_image):
+    canvas = canvas_of(mask, image=random_image)
+    inside = np.kron(mask, np.ones((SIDE // 14, SIDE // 14), bool))
+    np.testing.assert_allclose(canvas[~inside], random_image[~inside] / 255, atol=1e-9)
+    under = token_centres(random_image, 14)[mask] / 255
+    centres = token_centres(canvas, 14)[mask]
+    assert (tint_of(centres, under) == 0).all()
+    assert not np.isclose(centres, TARGETS[0]).all(axis=-1).any()  # the image shows through
+
+
+def test_a_target_has_an_edge_of_the_full_colour():
+    mask = np.zeros((14, 14), bool)
+    mask[3:6, 4:9] = True
+    canvas = canvas_of(mask, image=np.zeros((SIDE, SIDE, 3), np.uint8))
+    token = SIDE // 14
+    block = canvas[3 * token : 6 * token, 4 * token : 9 * token]
+    for edge in (block[0], block[-1], block[:, 0], block[:, -1]):
+        np.testing.assert_allclose(edge, np.broadcast_to(TARGETS[0], edge.shape))
+    inside = block[token:-token, token:-token]
+    np.testing.assert_allclose(inside, np.broadcast_to(block[token, token], inside.shape))
+    assert not np.allclose(inside[0, 0], TARGETS[0])
+
+
+@pytest.mark.parametrize("with_image", [False, True])
+def test_each_target_of_ijepa_has_its_colour_and_other_tokens_are_dark(random_image, with_image):
+    context, targets = IJEPA
+    centres = token_centres(canvas_of(IJEPA, image=random_image if with_image else None), 14)
+    under = token_centres(random_image, 14) / 255 if with_image else np.ones((14, 14, 3))
+    clear = under if with_image else np.broadcast_to(CONTEXT, under.shape)
+    np.testing.assert_allclose(centres[context], clear[context], atol=1e-9)
+    for i, target in enumerate(targets & (targets.sum(axis=0) == 1)):
+        assert (tint_of(centres[target], under[target]) == i).all()
+    shared = targets.sum(axis=0) > 1
+    assert np.isin(tint_of(centres[shared], under[shared]), [0, 1]).all()
+    assert is_dark(centres[~context & ~targets.any(axis=0)]).all()
+
+
+def test_more_targets_than_colours_start_over():
+    targets = np.eye(8, dtype=bool).reshape(8, 2, 4)
+    mask = jm.ContextTargetMasks(np.zeros((2, 4), bool), targets)
+    centres = token_centres(canvas_of(mask), 2)
+    assert tint_of(centres, WHITE).ravel().tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+
+
+def test_a_token_in_both_sets_is_shown_as_a_target():
+    both = np.array([[True, False]])
+    mask = jm.ContextTargetMasks(np.ones((1, 2), bool), both[None])
+    centres = token_centres(canvas_of(mask), 1)
+    assert tint_of(centres[both], WHITE) == 0
+    np.testing.assert_allclose(centres[~both], [CONTEXT])
+
+
+def test_the_colours_are_distinct():
+    assert len(set(plotting.TARGET_COLORS) | {plotting.CONTEXT_COLOR}) == 1 + len(TARGETS)
+
+
+VIDEO = (3, 4, 7)
+
+
+@pytest.fixture(scope="module")
+def tubes():
+    return np.random.default_rng(2).random(VIDEO) < 0.5
+
+
+def test_a_video_is_a_strip_of_frames_with_gaps(tubes):
+    canvas = canvas_of(tubes)
+    centres = frames_of(canvas, VIDEO)
+    assert centres.shape == (*VIDEO, 3)
+    np.testing.assert_allclose(centres[~tubes], np.broadcast_to(CONTEXT, centres[~tubes].shape))
+    assert (tint_of(centres[tubes], WHITE) == 0).all()
+    gap = strip_gap(canvas, VIDEO)
+    width = (canvas.shape[1] - 2 * gap) // 3
+    assert gap > 0
+    assert (canvas[:, width : width + gap] == 1).all()
+    assert (canvas[:, 2 * width + gap : 2 * (width + gap)] == 1).all()
+
+
+def test_one_image_stands_under_every_frame_of_a_video(tubes):
+    grey = np.full((50, 80), 102, np.uint8)
+    centres = frames_of(canvas_of(tubes, image=grey), VIDEO)
+    np.testing.assert_allclose(centres[~tubes], 0.4)
+    assert (tint_of(centres[tubes], np.full(3, 0.4)) == 0).all()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_video_has_one_image_for_each_frame(tubes, channels):
+    images = np.full((3, 50, 80, channels), 255, np.uint8)
+    images[0, ..., :3], images[1, ..., :3], images[2, ..., :3] = 51, 102, 153
+    centres = frames_of(canvas_of(tubes, image=images), VIDEO)
+    for i, shade in enumerate([0.2, 0.4, 0.6]):
+        np.testing.assert_allclose(centres[i][~tubes[i]], shade)
+
+
+@pytest.mark.parametrize(
+    "mask", [np.array([True, False, False, True]), np.zeros(5, bool)], ids=["targets", "none"]
+)
+def test_slots_are_one_row(mask):
+    grid = (len(mask), 1, 1)
+    centres = frames_of(canvas_of(mask), grid).reshape(-1, 3)
+    assert (tint_of(centres[mask], WHITE) == 0).all()
+    np.testing.assert_allclose(centres[~mask], np.broadcast_to(CONTEXT, centres[~mask].shape))
+
+
+COLOR = np.array([51, 102, 204])
+IMAGES = {
+    "RGB": (np.full((40, 30, 3), COLOR, np.uint8), COLOR / 255),
+    "RGBA": (np.full((40, 30, 4), [*COLOR, 255], np.uint8), COLOR / 255),
+    "grey": (np.full((40, 30), 102, np.uint8), [0.4] * 3),
+    "float32": (np.full((40, 30, 3), COLOR / 255, np.float32), COLOR / 255),
+    "float64 grey": (np.full((40, 30), 0.4), [0.4] * 3),
+    "float outside [0, 1]": (np.full((40, 30, 3), [-0.5, 0.4, 1.5]), [0, 0.4, 1]),
+    "of JAX": (jnp.full((40, 30, 3), 0.4), [0.4] * 3),
+    "one pixel": (np.full((1, 1, 3), COLOR, np.uint8), COLOR / 255),
+}
+
+
+@pytest.mark.parametrize(("image", "color"), IMAGES.values(), ids=IMAGES)
+def test_an_image_of_any_kind_lies_under_the_mask(image, color):
+    mask = np.array([[True, False, False], [False, False, False]])
+    centres = token_centres(canvas_of(mask, image=image), 2)
+    np.testing.assert_allclose(centres[~mask], np.broadcast_to(color, (5, 3)), atol=1.01 / 255)
+
+
+def test_an_image_of_another_shape_is_cropped_at_its_centre_not_squeezed():
+    wide = np.zeros((100, 200, 3), np.uint8)
+    wide[:, 50:150, 1] = 255
+    mask = np.zeros((10, 10), bool)
+    for image in (wide, wide.transpose(1, 0, 2)):
+        centres = token_centres(canvas_of(mask, image=image), 10)
+        np.testing.assert_allclose(centres, np.broadcast_to([0, 1, 0], centres.shape), atol=0.01)
+
+
+def test_the_picture_of_a_wide_grid_is_wide():
+    canvas = canvas_of(np.zeros((5, 70), bool))
+    assert canvas.shape[1] == 14 * canvas.shape[0]
+
+
+def test_it_draws_on_the_given_axes_and_on_no_other():
+    figure = Figure()
+    first, second = figure.subplots(1, 2)
+    assert plotting.show_mask(np.eye(3, dtype=bool), ax=second) is second
+    assert len(second.images) == 1
+    assert not first.images
+
+
+def test_it_makes_axes_of_its_own_that_can_be_saved(tmp_path):
+    mask = np.eye(3, dtype=bool)
+    first, second = plotting.show_mask(mask), plotting.show_mask(mask)
+    assert first.figure is not second.figure
+    first.figure.savefig(tmp_path / "mask.png")
+    assert (tmp_path / "mask.png").read_bytes().startswith(b"\x89PNG")
+
+
+MASK = np.eye(4, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        MASK.astype(np.int32),
+        MASK.astype(np.float32),
+        jm.ContextTargetMasks(MASK.astype(int), MASK[None]),
+        jm.ContextTargetMasks(MASK, MASK[None].astype(int)),
+    ],
+    ids=["int", "float", "int context", "int targets"],
+)
+def test_a_mask_that_is_not_boolean_is_refused(mask):
+    with pytest.raises(TypeError, match="boolean"):
+        plotting.show_mask(mask)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.array(True),
+        np.zeros((2, 2, 2, 2), bool),
+        np.zeros((0, 3), bool),
+        jm.ContextTargetMasks(np.stack([MASK] * 2), np.stack([MASK[None]] * 2)),
+        jm.ContextTargetMasks(MASK, np.zeros((4, 2, 2), bool)),
+    ],
+    ids=["no axis", "four axes", "no token", "a batch of masks", "targets of another grid"],
+)
+def test_a_mask_of_the_wrong_shape_is_refused(mask):
+    with pytest.raises(ValueError, match="mask"):
+        plotting.show_mask(mask)
+
+
+@pytest.mark.parametrize(
+    ("mask", "image"),
+    [
+        (MASK, np.zeros(9)),
+        (MASK, np.zeros((9, 9, 5), np.uint8)),
+        (MASK, np.zeros((2, 9, 9, 3), np.uint8)),
+        (np.stack([MASK] * 2), np.zeros((3, 9, 9, 3), np.uint8)),
+        (np.stack([MASK] * 2), np.zeros((1, 2, 9, 9, 3), np.uint8)),
+        (MASK, np.zeros((0, 9, 3), np.uint8)),
+    ],
+    ids=[
+        "one axis",
+        "five channels",
+        "two for one mask",
+        "three for two frames",
+        "five axes",
+        "no pixel",
+    ],
+)
+def test_an_image_that_does_not_fit_is_refused(mask, image):
+    with pytest.raises(ValueError, match="image"):
+        plotting.show_mask(mask, image=image)
+
+
+def test_the_photograph_is_a_colour_picture():
+    photograph = plotting.photograph()
+    assert photograph.dtype == np.uint8
+    assert photograph.ndim == 3
+    assert photograph.shape[2] == 3
+    assert min(photograph.shape[:2]) >= SIDE
+    assert photograph.std(axis=(0, 1)).min() > 20
+    assert (photograph[..., 0] != photograph[..., 2]).mean() > 0.5
+
+
+def test_without_matplotlib_the_import_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "jepa_masks_jax.plotting")
+    with pytest.raises(ModuleNotFoundError, match="pip install"):
+        importlib.import_module("jepa_masks_jax.plotting")

@@ -1,0 +1,134 @@
+"""The published settings, and the compositions that stand for options of other collators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jepa_masks_jax as jm
+
+GRID = (4, 6, 6)
+TOKENS = 4 * 6 * 6
+
+
+@pytest.mark.parametrize(
+    ("preset", "strategy", "published"),
+    [
+        (
+            jm.presets.ijepa,
+            jm.ijepa_masks,
+            {
+                "num_targets": 4,
+                "target_scale": (0.15, 0.2),
+                "target_aspect_ratio": (0.75, 1.5),
+                "context_scale": (0.85, 1.0),
+                "min_keep": 10,
+                "allow_overlap": False,
+            },
+        ),
+        (
+            jm.presets.vjepa_short_range,
+            jm.vjepa_mask,
+            {
+                "num_blocks": 8,
+                "spatial_scale": (0.15, 0.15),
+                "temporal_scale": (1.0, 1.0),
+                "aspect_ratio": (0.75, 1.5),
+                "max_temporal_keep": 1.0,
+            },
+        ),
+        (
+            jm.presets.vjepa_long_range,
+            jm.vjepa_mask,
+            {
+                "num_blocks": 2,
+                "spatial_scale": (0.7, 0.7),
+                "temporal_scale": (1.0, 1.0),
+                "aspect_ratio": (0.75, 1.5),
+                "max_temporal_keep": 1.0,
+            },
+        ),
+        (jm.presets.mae, jm.random_mask, {"mask_ratio": 0.75}),
+        (jm.presets.videomae_tube, jm.random_tube_mask, {"mask_ratio": 0.9}),
+        (jm.presets.cjepa, jm.object_mask, {"num_masked": 2}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_preset_is_its_strategy_with_the_published_options(preset, strategy, published):
+    assert preset.func is strategy
+    assert preset.keywords == published
+
+
+@pytest.mark.parametrize(
+    ("preset", "grid", "targets"),
+    [
+        (jm.presets.mae, (14, 14), 147),
+        (jm.presets.videomae_tube, (8, 14, 14), 8 * 176),
+        (jm.presets.cjepa, 7, 2),
+    ],
+)
+def test_a_preset_of_an_exact_ratio_has_the_published_count(preset, grid, targets):
+    assert preset(jax.random.key(0), grid).sum() == targets
+
+
+def test_a_preset_takes_other_options():
+    mask = jm.presets.mae(jax.random.key(0), (4, 4), mask_ratio=0.5)
+    assert mask.sum() == 8
+
+
+def collated(target, max_keep=None, full_complement=False, pred_full_complement=False, inv=False):
+    """What V-JEPA 2's collator returns for a batch of one clip: sets of context and target tokens.
+
+    It keeps the first `max_keep` context tokens; only how many they are can be compared.
+    """
+    context, target = set(np.flatnonzero(~target)), set(np.flatnonzero(target))
+    if max_keep is not None:
+        context = set(sorted(context)[:max_keep])
+    if full_complement:
+        target = set(range(TOKENS)) - context
+    elif pred_full_complement:
+        context = set(range(TOKENS)) - target
+    return (target, context) if inv else (context, target)
+
+
+def as_sets(context, target):
+    return set(np.flatnonzero(context)), set(np.flatnonzero(target))
+
+
+@pytest.fixture
+def targets():
+    keys = jax.random.split(jax.random.key(0), 20)
+    draw = jax.jit(jax.vmap(lambda key: jm.vjepa_mask(key, GRID, num_blocks=3)))
+    return [np.asarray(target) for target in draw(keys)]
+
+
+def test_pred_full_complement_is_the_complement_of_the_target(targets):
+    for target in targets:
+        assert as_sets(~target, target) == collated(target, pred_full_complement=True)
+
+
+def test_inv_block_is_a_swap(targets):
+    for target in targets:
+        context, swapped = target, ~target
+        assert as_sets(context, swapped) == collated(target, inv=True)
+
+
+@pytest.mark.parametrize("max_keep", [1, 40, TOKENS])
+def test_max_keep_is_clip_count_and_full_complement_its_complement(targets, max_keep):
+    for i, target in enumerate(targets):
+        key2 = jax.random.key(i)
+        context = jm.clip_count(key2, jnp.asarray(~target), maximum=max_keep)
+        kept, left = collated(target, max_keep=max_keep, full_complement=True)
+        ours, complement = as_sets(context, ~context)
+        assert len(ours) == len(kept)
+        assert len(complement) == len(left)
+        assert ours <= set(np.flatnonzero(~target))
+        assert complement == set(range(TOKENS)) - ours
+
+
+def test_object_mask_keeps_the_first_frame_of_a_history():
+    frames, num_slots = 3, 7
+    mask = jm.object_mask(jax.random.key(0), num_slots, num_masked=2)
+    history = jnp.broadcast_to(mask, (frames, num_slots)).at[0].set(False)
+    assert history.sum(1).tolist() == [0, 2, 2]
+    assert (history[1] == history[2]).all()

@@ -1,0 +1,42 @@
+import functools
+import json
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+import jepa_masks_jax as jm
+
+README = Path(__file__).parents[1] / "README.md"
+if not README.exists():
+    pytest.skip("the README is not beside the tests", allow_module_level=True)
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.M | re.S)
+
+
+def test_python_blocks_run_in_order():
+    key = jax.random.key(0)
+    patches = jax.random.normal(key, (8, 196, 4))
+    known = {"functools": functools, "json": json, "jm": jm, "key": key}
+    known |= {"keys": jax.random.split(key, 8), "step": 3, "global_batch": 8, "patches": patches}
+    for block in blocks("python"):
+        exec(block, known)
+    assert known["tokens"].shape[-1] == 4
+    assert known["context"].shape[-2:] == (14, 14)
+
+
+def test_the_first_two_commands_are_single_lines():
+    for command in blocks("bash")[:2]:
+        assert command.count("\n") == 1
+        assert command.startswith("python3 -m venv ")
+
+
+def test_pictures_and_scripts_that_are_named_exist():
+    text = README.read_text()
+    named = re.findall(r"\]\((\.github/[^)]+)\)", text) + re.findall(r"(tests/[\w/]+\.\w+)", text)
+    assert named
+    for path in named:
+        assert (README.parent / path).exists(), path
