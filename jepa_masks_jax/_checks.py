@@ -22,7 +22,7 @@ def check_key(key: Any) -> jax.Array:
     """Returns one typed or legacy key."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not typed and dtype != jnp.uint32:
+    if not typed and (dtype != jnp.uint32 or shape == ()):
         raise TypeError(f"key must be a JAX PRNG key, as jax.random.key(0) makes; got {key!r}")
     if len(shape) != (0 if typed else 1):
         raise ValueError(
@@ -60,11 +60,18 @@ def check_fraction(name: str, value: Any, *, one: bool = False) -> float:
     return number
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether a value is a list, a tuple or the like."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
 def check_sequence(
     name: str, value: Any, lengths: tuple[int, ...], meaning: str
 ) -> tuple[Any, ...]:
     """Returns a tuple of one of the given lengths."""
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+    if not is_sequence(value):
         raise TypeError(f"{name} must be {meaning}, got {value!r}")
     if len(value) not in lengths:
         raise ValueError(f"{name} must be {meaning}, got {value!r}")

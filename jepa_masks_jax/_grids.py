@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jepa_masks_jax._checks import check_count, check_sequence
+from jepa_masks_jax._checks import check_count, check_sequence, is_sequence
 
 
 def image_grid(image_size: int | Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def video_grid(
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
     meaning = "an integer or a pair (height, width)"
-    pair = check_sequence(name, value, (2,), meaning) if hasattr(value, "__len__") else (value,) * 2
+    pair = check_sequence(name, value, (2,), meaning) if is_sequence(value) else (value,) * 2
     height, width = (check_count(name, side) for side in pair)
     return height, width
 

@@ -16,6 +16,7 @@ from jepa_masks_jax._checks import (
     check_fraction,
     check_grid,
     check_key,
+    is_sequence,
 )
 
 _Search = tuple[jax.Array, jax.Array, jax.Array]
@@ -163,7 +164,7 @@ def object_mask(
         ((7,), 2)
     """
     key, num_slots = check_key(key), check_count("num_slots", num_slots, 2)
-    pair = num_masked if hasattr(num_masked, "__len__") else (num_masked, num_masked)
+    pair = num_masked if is_sequence(num_masked) else (num_masked, num_masked)
     least, most = check_count_range("num_masked", pair, num_slots - 1)
     return _random_mask(key, (num_slots,), (num_slots,), least, most)
 

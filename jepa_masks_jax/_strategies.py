@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jepa_masks_jax._bits import below
 from jepa_masks_jax._boxes import box, clamp, place, random_union
 from jepa_masks_jax._checks import (
+    MAX_TOKENS,
     Grid,
     Range,
     check_count,
@@ -123,7 +124,7 @@ def spatiotemporal_mask(
             tokens.
         num_targets: number of tubes, at least 1; they may overlap.
         temporal_extent: inclusive `(min, max)` of a tube's frames, whole numbers with
-            `1 <= min <= max`.
+            `1 <= min <= max <= 2**24`.
         spatial_scale: `(min, max)` of the fraction of a frame in each tube's square,
             `0 < min <= max <= 1`.
 
@@ -147,7 +148,7 @@ def spatiotemporal_mask(
     """
     key, grid = check_key(key), check_grid(grid)
     num_targets = check_count("num_targets", num_targets)
-    extent = check_count_range("temporal_extent", temporal_extent)
+    extent = check_count_range("temporal_extent", temporal_extent, MAX_TOKENS)
     low, high = check_range("spatial_scale", spatial_scale)
     tokens = math.prod(grid[-2:])
     count = floor_uniform(tokens * low + 0.5, tokens * high + 0.5)

@@ -151,8 +151,10 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
     """
     if not isinstance(indices, TokenIndices):
         raise TypeError(f"indices must be the TokenIndices of token_indices, got {indices!r}")
-    if jnp.ndim(tokens) < 2:
-        raise ValueError(f"tokens must have shape [..., N, D], got {jnp.shape(tokens)}")
+    if not hasattr(tokens, "shape"):
+        raise TypeError(f"tokens must be an array of shape [..., N, D], got {tokens!r}")
+    if len(tokens.shape) < 2:
+        raise ValueError(f"tokens must have shape [..., N, D], got {tokens.shape}")
     if jnp.ndim(indices.indices) != 1 or jnp.shape(indices.valid) != jnp.shape(indices.indices):
         raise ValueError(
             f"indices must be those of one mask, int32[size], got {jnp.shape(indices.indices)}; "

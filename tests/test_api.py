@@ -1,0 +1,118 @@
+"""The public names keep to one form."""
+
+import functools
+import inspect
+import re
+import subprocess
+import sys
+from importlib import resources
+
+import pytest
+
+import jepa_masks_jax as jm
+from jepa_masks_jax import plotting
+
+NAMES = sorted(name for name in vars(jm) if not name.startswith("_"))
+FUNCTIONS = [
+    value
+    for module in (jm, plotting)
+    for name, value in vars(module).items()
+    if inspect.isfunction(value) and not name.startswith("_")
+    if value.__module__.startswith("jepa_masks_jax")
+]
+CLASSES = [value for name, value in vars(jm).items() if inspect.isclass(value) and name[0] != "_"]
+METHODS = [
+    method
+    for name, method in vars(jm.MaskSpec).items()
+    if inspect.isfunction(method) and not name.startswith("_")
+]
+SECTIONS = ("Args", "Returns", "Raises", "Source", "Example")
+
+
+def parameters(function):
+    return [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+
+
+def sections(function):
+    """Splits a docstring into its summary and the lines of its sections."""
+    parts = re.split(rf"^({'|'.join(SECTIONS)}):$", inspect.getdoc(function), flags=re.MULTILINE)
+    return {"Summary": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def documented(section):
+    """The names that stand first on the lines of a section with the least indent."""
+    return re.findall(r"^    (\w+): \S", section, flags=re.MULTILINE)
+
+
+def test_every_public_name_is_listed_once_and_in_order():
+    modules = {name for name in NAMES if inspect.ismodule(getattr(jm, name))} - {"presets"}
+    assert jm.__all__ == sorted(set(NAMES) - modules)
+
+
+def test_a_key_comes_first_then_what_is_drawn_on_and_options_by_keyword_only():
+    drawing = {
+        f.__name__: parameters(f) for f in FUNCTIONS if "key" in inspect.signature(f).parameters
+    }
+    assert {"block_mask", "ijepa_masks", "object_mask", "clip_count"} <= drawing.keys()
+    second = {"object_mask": "num_slots", "clip_count": "mask"}
+    for name, (key, drawn_on, *options) in drawing.items():
+        assert (key.name, drawn_on.name) == ("key", second.get(name, "grid"))
+        assert [p.default for p in (key, drawn_on)] == [inspect.Parameter.empty] * 2
+        assert {p.kind for p in options} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS + METHODS, ids=lambda f: f.__qualname__)
+def test_every_parameter_and_result_has_a_type(function):
+    signature = inspect.signature(function)
+    assert all(p.annotation is not p.empty for p in parameters(function))
+    assert signature.return_annotation is not signature.empty
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_docstrings_have_args_returns_raises_and_an_example(function):
+    parts = sections(function)
+    assert re.match(r"[A-Z].*\.$", parts["Summary"].splitlines()[0])
+    assert list(parts) == ["Summary", *(name for name in SECTIONS if name in parts)]
+    if parameters(function):
+        assert documented(parts["Args"]) == [p.name for p in parameters(function)]
+        assert {"TypeError", "ValueError"} & set(documented(parts["Raises"]))
+    assert "Returns" in parts or parts["Summary"].startswith("Returns ")
+    assert ">>> " in parts["Example"]
+
+
+@pytest.mark.parametrize("thing", CLASSES + METHODS, ids=lambda thing: thing.__qualname__)
+def test_classes_and_methods_have_docstrings(thing):
+    assert re.match(r"[A-Z].*\.$", vars(thing).get("__doc__", thing.__doc__).splitlines()[0])
+
+
+def test_modules_have_docstrings():
+    assert all(module.__doc__ for module in (jm, jm.presets, plotting))
+
+
+def test_presets_are_strategies_with_options_bound():
+    presets = [
+        value for name, value in vars(jm.presets).items() if isinstance(value, functools.partial)
+    ]
+    assert len(presets) == 6
+    for preset in presets:
+        assert preset.func in FUNCTIONS
+        assert not preset.args
+        assert preset.keywords.keys() <= {p.name for p in parameters(preset.func)}
+
+
+def test_importing_the_package_imports_nothing_beside_jax():
+    program = """
+import sys, jax
+before = set(sys.modules)
+import jepa_masks_jax
+print(*set(sys.modules) - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    imported = {name.split(".")[0] for name in run.stdout.split()}
+    assert imported - sys.stdlib_module_names - {"jax", "numpy"} == {"jepa_masks_jax"}
+
+
+def test_the_package_is_marked_as_typed():
+    assert resources.files(jm).joinpath("py.typed").is_file()

@@ -1,0 +1,421 @@
+"""Bad input is refused, eager or traced, by a message that names the parameter."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jepa_masks_jax as jm
+
+NAN, INF = math.nan, math.inf
+KEY = jax.random.key(0)
+
+# For each kind of parameter, what is of the wrong type and what is out of range.
+COUNT = (
+    [2.0, NAN, INF, True, np.True_, None, "3", [3], np.array(3)],
+    [0, -1, np.int64(-1)],
+)
+RATIO = (
+    [0.2, True, None, "ab", {0.1, 0.2}, (True, True), (None, 0.2), ("a", "b"), np.array(0.2)],
+    [(0.2, 0.1), (0, 0.2), (-0.1, 0.2), (NAN, 0.2), (0.1, NAN), (0.1, INF), (), (0.1,), (0.1,) * 3],
+)
+SCALE = (RATIO[0], [*RATIO[1], (0.5, 1.1), [1.5, 1.5]])
+FRACTION_OR_ONE = (
+    [None, "0.5", True, [0.5], (0.2, 0.5), np.array([0.5])],
+    [0, 0.0, -0.1, 1.5, NAN, INF, -INF],
+)
+FRACTION = (FRACTION_OR_ONE[0], [*FRACTION_OR_ONE[1], 1, 1.0])
+COUNT_RANGE = (
+    [3, None, "24", (2.0, 4), (True, 4), (1, NAN), np.array(3)],
+    [(0, 2), (-1, 2), (4, 2), (), (2,), (1, 2, 3)],
+)
+NUM_MASKED = (
+    [2.0, NAN, None, True, "2", (1.0, 2), (True, 2), np.array(2)],
+    [0, -1, 7, (0, 2), (3, 2), (1, 7), (), (1,), (1, 2, 3)],
+)
+GRID = (
+    [14, None, "14", True, {8, 14}, (14.0, 14), (NAN, 14), (True, 14), (None, 14), np.array(14)],
+    [(), (14,), (2, 3, 4, 5), (0, 14), (14, -1), (1, 1), (10**5, 10**5)],
+)
+IMAGE_GRID = (GRID[0], [*GRID[1], (8, 14, 14)])
+VIDEO_GRID = (
+    [14, None, "123", (8.0, 14, 14), (8, NAN, 14), (8, 14, True), (8, 14, None), np.array(14)],
+    [(), (14, 14), (1, 2, 3, 4), (8, 0, 14), (-8, 14, 14), (8, 1, 1), (10**5, 10**5, 10**5)],
+)
+
+STRATEGIES = {
+    jm.block_mask: {
+        "grid": GRID,
+        "num_targets": COUNT,
+        "target_scale": SCALE,
+        "target_aspect_ratio": RATIO,
+    },
+    jm.spatiotemporal_mask: {
+        "grid": GRID,
+        "num_targets": COUNT,
+        "temporal_extent": COUNT_RANGE,
+        "spatial_scale": SCALE,
+    },
+    jm.multi_block_mask: {"grid": GRID, "mask_ratio": FRACTION, "num_blocks": COUNT},
+    jm.vjepa_mask: {
+        "grid": GRID,
+        "num_blocks": COUNT,
+        "spatial_scale": SCALE,
+        "temporal_scale": SCALE,
+        "aspect_ratio": RATIO,
+        "max_temporal_keep": FRACTION_OR_ONE,
+    },
+    jm.ijepa_masks: {
+        "grid": IMAGE_GRID,
+        "num_targets": COUNT,
+        "target_scale": SCALE,
+        "target_aspect_ratio": RATIO,
+        "context_scale": SCALE,
+        "min_keep": COUNT,
+        "allow_overlap": ([None, 1, "yes"], []),
+        "sampling": ([], ["Paper", "", None, 1, ["paper"]]),
+    },
+    jm.random_mask: {"grid": GRID, "mask_ratio": FRACTION},
+    jm.random_tube_mask: {"grid": VIDEO_GRID, "mask_ratio": FRACTION},
+    jm.object_mask: {"num_slots": (COUNT[0], [1, 0, -1]), "num_masked": NUM_MASKED},
+}
+VALID = {
+    **{function: {"grid": (14, 14)} for function in STRATEGIES},
+    jm.random_mask: {"grid": (14, 14), "mask_ratio": 0.5},
+    jm.random_tube_mask: {"grid": (8, 14, 14), "mask_ratio": 0.5},
+    jm.object_mask: {"num_slots": 7},
+    jm.clip_count: {"mask": np.eye(4, dtype=bool), "minimum": 5},
+}
+BAD_OPTIONS = [
+    pytest.param(function, name, value, error, id=f"{function.__name__}-{name}={value!r}")
+    for function, kinds in STRATEGIES.items()
+    for name, values in kinds.items()
+    for error, bad in zip((TypeError, ValueError), values, strict=True)
+    for value in bad
+]
+
+
+@pytest.mark.parametrize(("function", "name", "value", "error"), BAD_OPTIONS)
+def test_an_option_of_a_wrong_type_or_out_of_range(function, name, value, error):
+    call = functools.partial(function, **{**VALID[function], name: value})
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        call(KEY)
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        jax.eval_shape(call, KEY)  # traced, as inside jit
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(function, name) for function, kinds in STRATEGIES.items() for name in kinds],
+)
+@pytest.mark.parametrize("form", [lambda x: x[0], lambda x: x, lambda x: (x[0], x[1])])
+def test_a_traced_option(function, name, form):
+    def call(traced):
+        return function(KEY, **{**VALID[function], name: form(traced)})
+
+    with pytest.raises((TypeError, ValueError), match=rf"\b{name}\b"):
+        jax.eval_shape(call, jax.ShapeDtypeStruct((2,), jnp.int32))
+
+
+@pytest.mark.parametrize("function", VALID)
+@pytest.mark.parametrize(
+    "key",
+    [None, 0, "key", (0, 1), [0, 0], np.zeros(2), np.zeros(2, np.int32), np.uint32(3), object()],
+    ids=repr,
+)
+def test_what_is_not_a_key(function, key):
+    with pytest.raises(TypeError, match=r"\bkey\b"):
+        function(key, **VALID[function])
+
+
+@pytest.mark.parametrize("function", VALID)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        jax.random.split(KEY, 4),
+        jax.random.split(KEY, 1),
+        jax.random.split(jax.random.PRNGKey(0), 4),
+        jax.random.split(KEY, (2, 2)),
+    ],
+    ids=lambda keys: str(keys.aval),
+)
+def test_a_batch_of_keys_is_told_of_vmap(function, keys):
+    call = functools.partial(function, **VALID[function])
+    with pytest.raises(ValueError, match=r"\bkey\b.*jax\.vmap"):
+        call(keys)
+    with pytest.raises(ValueError, match=r"\bkey\b.*jax\.vmap"):
+        jax.eval_shape(call, keys)
+
+
+def test_legacy_key_data_of_a_wrong_length():
+    with pytest.raises((TypeError, ValueError), match="key"):
+        jm.block_mask(jnp.zeros(3, jnp.uint32), (14, 14))
+
+
+PIXELS = (
+    [None, 14.0, "14", True, NAN, (14.0, 14), (True, 14), {14, 16}, np.array(14)],
+    [0, -1, (), (224,), (1, 2, 3), (0, 16)],
+)
+SIZES = {
+    jm.image_grid: {"image_size": PIXELS, "patch_size": PIXELS},
+    jm.video_grid: {
+        "num_frames": COUNT,
+        "image_size": PIXELS,
+        "patch_size": PIXELS,
+        "tubelet_size": COUNT,
+    },
+}
+VALID_SIZES = {"image_size": 224, "patch_size": 16, "num_frames": 16, "tubelet_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value", "error"),
+    [
+        pytest.param(function, name, value, error, id=f"{function.__name__}-{name}={value!r}")
+        for function, kinds in SIZES.items()
+        for name, values in kinds.items()
+        for error, bad in zip((TypeError, ValueError), values, strict=True)
+        for value in bad
+    ],
+)
+def test_pixels_and_frames_of_a_wrong_type_or_out_of_range(function, name, value, error):
+    sizes = {name: VALID_SIZES[name] for name in SIZES[function]}
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        function(**{**sizes, name: value})
+    with pytest.raises(TypeError, match=rf"\b{name}\b"):
+        jax.eval_shape(lambda traced: function(**{**sizes, name: traced}), 16)
+
+
+@pytest.mark.parametrize(
+    ("function", "sizes", "names"),
+    [
+        (jm.image_grid, (224, 15), ("image_size", "patch_size")),
+        (jm.image_grid, ((224, 225), 16), ("image_size", "patch_size")),
+        (jm.image_grid, (16, 32), ("image_size", "patch_size")),
+        (jm.video_grid, (15, 224, 16), ("num_frames", "tubelet_size")),
+        (jm.video_grid, (16, 224, (16, 15)), ("image_size", "patch_size")),
+    ],
+)
+def test_a_size_that_its_parts_do_not_divide(function, sizes, names):
+    with pytest.raises(ValueError, match=".*".join(names)):
+        function(*sizes)
+
+
+MASK = np.eye(4, dtype=bool)
+INDICES = jm.TokenIndices(np.arange(3, dtype=np.int32), np.ones(3, bool))
+BATCHED = jm.TokenIndices(np.zeros((2, 3), np.int32), np.ones((2, 3), bool))
+TOKENS = np.zeros((16, 2), np.float32)
+clip_count = functools.partial(jm.clip_count, KEY)
+
+
+@pytest.mark.parametrize("mask", ["mask", 1, True, [[True, False]], MASK * 1, MASK * 1.0], ids=repr)
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda mask: clip_count(mask, minimum=1), "mask"),
+        (lambda mask: clip_count(MASK, minimum=5, among=mask), "among"),
+        (lambda mask: jm.token_indices(mask, size=1), "mask"),
+        (jm.to_mask_spec, "mask"),
+        (jm.to_mask_specs, "masks"),
+        (jm.mask_statistics, "masks"),
+    ],
+)
+def test_a_mask_that_is_not_a_boolean_array(call, name, mask):
+    with pytest.raises(TypeError, match=rf"\b{name}\b"):
+        call(mask)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: clip_count(None, minimum=1), TypeError, r"\bmask\b"),
+        (lambda: clip_count(np.array(True), minimum=1), ValueError, r"\bmask\b"),
+        (lambda: clip_count(np.zeros((0, 4), bool), minimum=0), ValueError, r"\bmask\b"),
+        (lambda: clip_count(MASK, minimum=5, among=MASK[0]), ValueError, r"\bamong\b"),
+        (lambda: clip_count(MASK, minimum=5, among=MASK[:1]), ValueError, r"\bamong\b"),
+        (lambda: clip_count(MASK, minimum=5, among=MASK.reshape(16)), ValueError, r"\bamong\b"),
+        (lambda: clip_count(MASK, minimum=-1), ValueError, r"\bminimum\b"),
+        (lambda: clip_count(MASK, minimum=17), ValueError, r"\bminimum\b"),
+        (lambda: clip_count(MASK, minimum=3, maximum=2), ValueError, r"\bminimum\b"),
+        (lambda: clip_count(MASK, minimum=None), TypeError, r"\bminimum\b"),
+        (lambda: clip_count(MASK, minimum=2.0), TypeError, r"\bminimum\b"),
+        (lambda: clip_count(MASK, minimum=True), TypeError, r"\bminimum\b"),
+        (lambda: clip_count(MASK, minimum=jnp.int32(3)), TypeError, r"\bminimum\b"),
+        (lambda: clip_count(MASK, maximum=-1), ValueError, r"\bmaximum\b"),
+        (lambda: clip_count(MASK, maximum=17), ValueError, r"\bmaximum\b"),
+        (lambda: clip_count(MASK, maximum="4"), TypeError, r"\bmaximum\b"),
+        (lambda: clip_count(MASK, maximum=NAN), TypeError, r"\bmaximum\b"),
+        (lambda: jm.token_indices(None, size=1), TypeError, r"\bmask\b"),
+        (lambda: jm.token_indices(np.array(True), size=1), ValueError, r"\bmask\b"),
+        (lambda: jm.token_indices(MASK, size=0), ValueError, r"\bsize\b"),
+        (lambda: jm.token_indices(MASK, size=17), ValueError, r"\bsize\b"),
+        (lambda: jm.token_indices(MASK, size=4.0), TypeError, r"\bsize\b"),
+        (lambda: jm.token_indices(MASK, size=True), TypeError, r"\bsize\b"),
+        (lambda: jm.token_indices(MASK, size=None), TypeError, r"\bsize\b"),
+        (lambda: jm.token_indices(MASK, size=jnp.int32(4)), TypeError, r"\bsize\b"),
+        (lambda: jm.take_tokens(TOKENS, BATCHED), ValueError, r"\bindices\b.*jax\.vmap"),
+        (lambda: jm.take_tokens(TOKENS[None], BATCHED), ValueError, r"\bindices\b.*jax\.vmap"),
+        (lambda: jm.take_tokens(TOKENS, tuple(INDICES)), TypeError, r"\bindices\b"),
+        (lambda: jm.take_tokens(TOKENS, INDICES.indices), TypeError, r"\bindices\b"),
+        (lambda: jm.take_tokens(TOKENS, MASK), TypeError, r"\bindices\b"),
+        (lambda: jm.take_tokens(TOKENS, None), TypeError, r"\bindices\b"),
+        (lambda: jm.take_tokens(TOKENS[0], INDICES), ValueError, r"\btokens\b"),
+        (lambda: jm.take_tokens(0.0, INDICES), (TypeError, ValueError), r"\btokens\b"),
+        (lambda: jm.take_tokens(None, INDICES), (TypeError, ValueError), r"\btokens\b"),
+        (lambda: jm.take_tokens("tokens", INDICES), (TypeError, ValueError), r"\btokens\b"),
+    ],
+)
+def test_clip_count_and_tokens(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("option", ["minimum", "maximum", "size"])
+def test_a_traced_count(option):
+    function = jm.token_indices if option == "size" else clip_count
+    with pytest.raises(TypeError, match=rf"\b{option}\b"):
+        jax.eval_shape(lambda traced: function(MASK, **{option: traced}), 3)
+
+
+@pytest.mark.parametrize("function", [jm.to_mask_spec, jm.to_mask_specs, jm.mask_statistics])
+def test_the_host_side_refuses_a_tracer(function):
+    with pytest.raises(TypeError, match=r"\bmasks? is traced\b"):
+        jax.eval_shape(function, MASK)
+
+
+@pytest.mark.parametrize(
+    ("function", "mask", "error", "message"),
+    [
+        (jm.to_mask_spec, None, TypeError, "mask"),
+        (jm.to_mask_specs, None, TypeError, "masks"),
+        (jm.mask_statistics, None, TypeError, "masks"),
+        (jm.to_mask_spec, np.zeros(4, bool), jm.EmptyTargetError, "target"),
+        (jm.to_mask_spec, np.ones((2, 2), bool), jm.EmptyContextError, "context"),
+        (jm.to_mask_spec, np.array(True), ValueError, "mask"),
+        (jm.to_mask_specs, np.array([[True, False], [False, False]]), jm.EmptyTargetError, "1"),
+        (jm.to_mask_specs, np.array([[True, False], [True, True]]), jm.EmptyContextError, "1"),
+        (jm.to_mask_specs, np.array([True, False]), ValueError, "masks"),
+        (jm.mask_statistics, np.array([True, False]), ValueError, "masks"),
+        (jm.mask_statistics, np.zeros((0, 4), bool), ValueError, "masks"),
+    ],
+)
+def test_the_host_side_refuses_masks_without_both_sides_or_a_batch(function, mask, error, message):
+    with pytest.raises(error, match=rf"\b{message}\b"):
+        function(mask)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "patch", "works"),
+    [(32, 16, False), (64, 8, True), (96, 16, False), (112, 16, False), (128, 16, True)],
+)
+@pytest.mark.parametrize("sampling", ["paper", "reference"])
+def test_sizes_on_which_a_retry_would_never_end_work_or_are_refused(pixels, patch, works, sampling):
+    grid = jm.image_grid(pixels, patch)
+    call = functools.partial(jm.ijepa_masks, KEY, grid, min_keep=10, sampling=sampling)
+    if works:
+        assert call().context.sum() >= 10
+    else:
+        with pytest.raises(ValueError, match=r"\bmin_keep\b"):
+            call()
+
+
+REFUSED = [
+    ((4, 4), {}),
+    ((6, 6), {}),
+    ((7, 7), {}),
+    ((14, 14), {"min_keep": 50}),
+    ((14, 14), {"num_targets": 6, "min_keep": 1}),
+    ((14, 14), {"target_scale": (0.3, 0.4)}),
+    ((14, 14), {"target_scale": (1, 1)}),
+    ((6, 6), {"sampling": "reference"}),
+    ((16, 16), {"num_targets": 9, "target_aspect_ratio": (0.1, 9.0), "sampling": "reference"}),
+    ((3, 40), {"num_targets": 5, "target_aspect_ratio": (0.2, 0.3)}),
+]
+
+
+def refusal(grid, options):
+    """The message with which a setting is refused, or None."""
+    try:
+        jax.eval_shape(lambda key: jm.ijepa_masks(key, grid, **options), KEY)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def advice(message, pattern):
+    found = re.search(rf"{pattern} ([\d.]+)", message.partition("; lower ")[2])
+    return found and float(found[1])
+
+
+@pytest.mark.parametrize(("grid", "options"), REFUSED)
+def test_each_advice_of_a_refusal_makes_the_call_work_and_is_no_lower_than_it_must_be(
+    grid, options
+):
+    message = refusal(grid, options)
+    assert all(name in message for name in ("num_targets", "target_scale", "min_keep"))
+
+    num_targets = advice(message, "num_targets to")
+    scale = advice(message, "target_scale to at most")
+    min_keep = advice(message, "min_keep to")
+    assert num_targets or scale or min_keep
+
+    def works(**changes):
+        return refusal(grid, {**options, **changes}) is None
+
+    if num_targets:
+        assert works(num_targets=int(num_targets))
+        assert not works(num_targets=int(num_targets) + 1)
+    if scale:
+        lowest = min(scale, options.get("target_scale", (0.15, 0.2))[0])
+        assert works(target_scale=(scale, scale))
+        assert works(target_scale=(lowest, scale))
+        one_token_more = scale + 1 / math.prod(grid) + 1e-4
+        assert one_token_more > 1 or not works(target_scale=(lowest, one_token_more))
+    if min_keep:
+        assert works(min_keep=int(min_keep))
+        assert not works(min_keep=int(min_keep) + 1)
+
+
+@pytest.mark.parametrize(("grid", "options"), REFUSED)
+def test_advice_is_left_out_only_where_nothing_would_do(grid, options):
+    message = refusal(grid, options)
+    if not advice(message, "num_targets to"):
+        assert refusal(grid, {**options, "num_targets": 1})
+    if not advice(message, "min_keep to"):
+        assert refusal(grid, {**options, "min_keep": 1})
+    if not advice(message, "target_scale to at most"):
+        assert refusal(grid, {**options, "target_scale": (1e-6, 1e-6)})
+
+
+@pytest.mark.parametrize("sampling", ["paper", "reference"])
+def test_with_overlap_the_context_block_alone_must_reach_min_keep(sampling):
+    options = {"allow_overlap": True, "context_scale": (0.3, 0.5), "sampling": sampling}
+    message = refusal((8, 8), {**options, "min_keep": 50})
+    assert "min_keep" in message
+    assert "context_scale" in message
+    largest = int(re.search(r"at most (\d+)", message)[1])
+    assert refusal((8, 8), {**options, "min_keep": largest}) is None
+    assert refusal((8, 8), {**options, "min_keep": largest + 1})
+
+
+@pytest.mark.parametrize("aspect", [(1e-300, 1e300), (1e-9, 1e9), (1e300, 1e300)])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (jm.block_mask, "target_aspect_ratio"),
+        (jm.ijepa_masks, "target_aspect_ratio"),
+        (jm.vjepa_mask, "aspect_ratio"),
+    ],
+)
+def test_an_aspect_ratio_beyond_what_integers_hold(function, name, aspect):
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        function(KEY, (14, 14), **{name: aspect})
+
+
+def test_a_longest_extent_beyond_what_integers_hold():
+    with pytest.raises(ValueError, match=r"\btemporal_extent\b"):
+        jm.spatiotemporal_mask(KEY, (8, 14, 14), temporal_extent=(8, 10**10))

@@ -1,0 +1,166 @@
+"""Masks do not depend on how many devices or processes draw them, and need no communication.
+
+The tests run this file as a program: with eight host devices, or as one of two processes.
+"""
+
+import functools
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+from cases import ALL
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+FIRST = list({case.function: case for case in reversed(ALL)}.values())
+CASES = {
+    "auto": ALL,
+    "shard_map": FIRST,
+    # Explicit axes refuse to gather from tokens that the batch shares.
+    "explicit": [case for case in FIRST if case.name != "take-tokens"],
+    "processes": [case for case in ALL if case.name in ("block", "ijepa", "vjepa-long", "random")],
+}
+BATCH = 16
+STEP = 5
+COLLECTIVE = re.compile("all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter")
+EXPLICIT_AXES = jax.__version_info__ >= (0, 8)  # before, no random bits can be drawn under them
+
+# Compiled without optimisation in half the time; the masks must not depend on it.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def flat(masks):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(masks)}
+
+
+def drawing(name):
+    return lambda keys: flat({case.name: jax.vmap(case)(keys) for case in CASES[name]})
+
+
+def step_keys(step):
+    return jax.random.split(jax.random.fold_in(jax.random.key(0), step), BATCH)
+
+
+def draw_on_eight_devices(folder):
+    auto, explicit = (
+        jax.make_mesh((8,), ("data",), axis_types=(kind,))
+        for kind in (AxisType.Auto, AxisType.Explicit)
+    )
+    sharded = P("data")
+    programs = {
+        "auto": (auto, drawing("auto")),
+        "shard_map": (
+            auto,
+            jax.shard_map(drawing("shard_map"), mesh=auto, in_specs=sharded, out_specs=sharded),
+        ),
+    }
+    if EXPLICIT_AXES:
+        programs["explicit"] = (explicit, drawing("explicit"))
+    for name, (mesh, function) in programs.items():
+        keys = jax.device_put(step_keys(STEP), NamedSharding(mesh, sharded))
+        with jax.set_mesh(mesh):
+            program = jit(function).lower(keys).compile()
+            masks = program(keys)
+        with open(os.path.join(folder, f"{name}.txt"), "w") as file:
+            file.write(program.as_text())
+        assert all(
+            mask.sharding.shard_shape(mask.shape)[0] == BATCH // 8 for mask in masks.values()
+        )
+        np.savez(os.path.join(folder, f"{name}.npz"), **masks)
+
+
+def draw_as_one_of_two(folder, address, process):
+    jax.distributed.initialize(address, 2, int(process), initialization_timeout=60)
+    assert jax.process_count() == jax.device_count() == 2
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    shards = NamedSharding(mesh, P("data"))
+
+    @functools.partial(jit, out_shardings=shards)
+    def draw_step(step):
+        return drawing("processes")(jax.lax.with_sharding_constraint(step_keys(step), shards))
+
+    masks = draw_step(np.int32(STEP))
+    mine = {name: mask.addressable_data(0) for name, mask in masks.items()}
+    np.savez(os.path.join(folder, f"{process}.npz"), **mine)
+    jax.distributed.shutdown()
+
+
+def start(num_devices, *arguments):
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    return subprocess.Popen(
+        [sys.executable, __file__, *map(str, arguments)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes, timeout=240):
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=timeout)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    keys = step_keys(STEP)
+
+    def masks(name):
+        return flat(
+            {
+                case.name: jax.tree.map(lambda *masks: np.stack(masks), *map(case, keys))
+                for case in CASES[name]
+            }
+        )
+
+    return masks
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eight")
+    finish(start(8, "eight", folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "auto",
+        "shard_map",
+        pytest.param(
+            "explicit",
+            marks=pytest.mark.skipif(not EXPLICIT_AXES, reason="jax.random needs jax 0.8 for them"),
+        ),
+    ],
+)
+def test_eight_devices_draw_the_masks_of_one_without_communication(name, eight_devices, one_device):
+    with np.load(eight_devices / f"{name}.npz") as masks:
+        chex.assert_trees_all_equal(dict(masks), one_device(name))
+    assert not COLLECTIVE.search((eight_devices / f"{name}.txt").read_text())
+
+
+def test_two_processes_draw_the_masks_of_one(tmp_path, one_device):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    finish(*(start(1, "two", tmp_path, f"{host}:{port}", process) for process in range(2)))
+    first, second = (dict(np.load(tmp_path / f"{process}.npz")) for process in range(2))
+    assert all(len(masks) == BATCH // 2 for masks in first.values())
+    together = jax.tree.map(lambda *halves: np.concatenate(halves), first, second)
+    chex.assert_trees_all_equal(together, one_device("processes"))
+
+
+if __name__ == "__main__":
+    {"eight": draw_on_eight_devices, "two": draw_as_one_of_two}[sys.argv[1]](*sys.argv[2:])
