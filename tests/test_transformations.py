@@ -147,8 +147,9 @@ def test_static_options_of_other_types_give_the_same_masks_without_a_trace(case,
     parameters = inspect.signature(case.function).parameters.values()
     options = {p.name: p.default for p in parameters if p.default is not p.empty} | case.options
     options = {name: convert(value) for name, value in options.items()}
+    key = KEYS[0]
     with no_trace():
-        masks = case.function(KEYS[0], convert(case.args[0]), **options)
+        masks = case.function(key, convert(case.args[0]), **options)
     chex.assert_trees_all_equal(masks, jax.tree.map(lambda masks: masks[0], eager[case.name]))
 
 
