@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_args(args)
         batches = [draw(name, args) for name in args.names]
-        if args.out.suffix == ".png" and importlib.util.find_spec("matplotlib") is None:
+        if args.out.suffix == ".png" and not has_matplotlib():
             done = "No picture: it needs matplotlib, which `pip install matplotlib` brings."
         else:
             replace_file(args.out, make_file(batches, args))
@@ -215,7 +215,11 @@ def text_picture(batch: Batch) -> list[str]:
         characters[target] = "123456789"[i % 9] if batch.separate else "#"
     shown = min(video[0], max(1, (LINE + 2) // (video[2] + 2)))
     frames = np.linspace(0, video[0] - 1, shown).astype(int)
-    legend = ". context  1-9 a target  blank neither" if batch.separate else ". context  # target"
+    legend = (
+        ". context  1-9 a target, the last on top  blank neither"
+        if batch.separate
+        else ". context  # target"
+    )
     if video[0] > 1:
         legend += f"  (frames {', '.join(map(str, frames))})"
     return [
@@ -240,7 +244,9 @@ def check_args(args: argparse.Namespace) -> None:
     if args.image is not None:
         if suffix != ".png":
             raise ValueError(f"--image needs an --out that ends in .png, got {args.out}")
-        read_image(args.image)
+        if not has_matplotlib():
+            raise ValueError("--image needs matplotlib, which `pip install matplotlib` brings")
+        args.image = read_image(args.image)
 
 
 def make_file(batches: list[Batch], args: argparse.Namespace) -> bytes:
@@ -251,10 +257,8 @@ def make_file(batches: list[Batch], args: argparse.Namespace) -> bytes:
     (batch,) = batches
     if suffix == ".npz":
         file = io.BytesIO()
-        if batch.separate:
-            np.savez_compressed(file, context=batch.context, targets=batch.target)
-        else:
-            np.savez_compressed(file, context=batch.context, target=batch.target)
+        arrays: dict[str, Any] = {"targets" if batch.separate else "target": batch.target}
+        np.savez_compressed(file, context=batch.context, **arrays)
         return file.getvalue()
     if batch.separate:
         masks = [
@@ -278,18 +282,23 @@ def read_image(path: str) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"--image must be a picture, got {path!r}") from error
 
 
-def make_picture(batches: list[Batch], image_path: str | None) -> bytes:
+def has_matplotlib() -> bool:
+    """Whether pictures can be made."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def make_picture(batches: list[Batch], image: np.ndarray | None) -> bytes:
     """Lays the first masks of each batch over a photograph: a row of images, or one video."""
     from matplotlib.figure import Figure
     from PIL import Image
 
     from jepa_masks_jax import plotting
 
-    photograph = plotting.photograph() if image_path is None else read_image(image_path)
+    photograph = plotting.photograph() if image is None else image
     rows = [(batch, row) for batch in batches for row in range(ROWS if len(batches) == 1 else 1)]
     figure = Figure(figsize=(COLUMNS * 1.1, len(rows) * 1.35), dpi=100, layout="constrained")
     grid = figure.add_gridspec(len(rows), COLUMNS)
@@ -298,8 +307,8 @@ def make_picture(batches: list[Batch], image_path: str | None) -> bytes:
         samples = [row] if one_per_row else range(row * COLUMNS, (row + 1) * COLUMNS)
         for column, sample in enumerate(s for s in samples if s < len(batch.context)):
             ax = figure.add_subplot(grid[i, :] if one_per_row else grid[i, column])
-            image = None if len(batch.grid) == 1 else photograph
-            plotting.show_mask(batch.sample(sample), image=image, ax=ax)
+            under = None if len(batch.grid) == 1 else photograph
+            plotting.show_mask(batch.sample(sample), image=under, ax=ax)
             if column == 0 and row == 0:
                 ax.set_title(f"{batch.strategy} {by(batch.grid)}", fontsize=9, loc="left")
     file = io.BytesIO()

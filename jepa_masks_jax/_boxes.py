@@ -19,7 +19,9 @@ from jepa_masks_jax._bits import below, first_tokens, unpack
 
 def can_cover(num_blocks: int, size: Sequence[int], grid: Sequence[int]) -> bool:
     """Whether `num_blocks` boxes, none larger than `size`, can cover the grid."""
-    return num_blocks >= math.prod(-(-side // part) for side, part in zip(grid, size, strict=True))
+    return num_blocks >= math.prod(
+        -(-side // max(part, 1)) for side, part in zip(grid, size, strict=True)
+    )
 
 
 def clamp(size: Sequence[jax.Array], grid: Sequence[int]) -> tuple[jax.Array, ...]:

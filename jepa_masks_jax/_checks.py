@@ -35,7 +35,7 @@ def check_key(key: Any) -> jax.Array:
 def check_count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
     """Returns a whole number in `[low, high]`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a static integer, got {value!r}")
+        raise TypeError(f"{name} must be a static integer, not traced by jit, got {value!r}")
     count = int(value)
     if count < low or (high is not None and count > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
@@ -46,10 +46,14 @@ def check_count(name: str, value: Any, low: int = 1, high: int | None = None) ->
 def check_number(name: str, value: Any) -> float:
     """Returns a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a static number, got {value!r}")
-    if not math.isfinite(value):
+        raise TypeError(f"{name} must be a static number, not traced by jit, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    return number
 
 
 def check_fraction(name: str, value: Any, *, one: bool = False) -> float:
@@ -104,12 +108,19 @@ _GRIDS = {
 }
 
 
-def check_grid(grid: Any, ranks: tuple[int, ...] = (2, 3)) -> tuple[int, ...]:
-    """Returns the grid as a tuple, if it has one of the ranks and at least two tokens."""
+def check_grid(
+    grid: Any, ranks: tuple[int, ...] = (2, 3), *, whole_frames: bool = False
+) -> tuple[int, ...]:
+    """Returns the grid as a tuple, if it has one of the ranks and at least two tokens.
+
+    With `whole_frames`, for a mask that all frames share, each frame must have two.
+    """
     sides = check_sequence("grid", grid, ranks, _GRIDS[ranks])
     sides = tuple(check_count(f"grid[{i}]", side) for i, side in enumerate(sides))
     if not 2 <= math.prod(sides) <= MAX_TOKENS:
         raise ValueError(f"grid must have from 2 to {MAX_TOKENS} tokens, got {grid!r}")
+    if whole_frames and math.prod(sides[-2:]) < 2:
+        raise ValueError(f"grid must have at least two tokens in a frame, got {grid!r}")
     return sides
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jepa_masks_jax._checks import check_count, check_mask
+from jepa_masks_jax._checks import check_count, check_mask, is_sequence
 
 
 class MaskError(ValueError):
@@ -40,11 +40,11 @@ class MaskSpec:
     Attributes:
         context_indices: int32[num_context], read-only; any sequence of ints is taken.
         target_indices: int32[num_target], read-only; any sequence of ints is taken.
-        total_tokens: number of tokens of the grid, at least 1.
+        total_tokens: number of tokens of the grid, from 1 to 2**31 - 1.
 
     Raises:
         TypeError: if the indices are not integers or `total_tokens` is not an integer.
-        ValueError: if the indices are not one-dimensional or `total_tokens` is below 1.
+        ValueError: if the indices are not one-dimensional or `total_tokens` is out of its range.
 
     Example:
         >>> spec = MaskSpec([0, 1, 3], [2], 4)
@@ -59,11 +59,10 @@ class MaskSpec:
     total_tokens: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "context_indices", _indices("context_indices", self.context_indices)
-        )
-        object.__setattr__(self, "target_indices", _indices("target_indices", self.target_indices))
-        object.__setattr__(self, "total_tokens", check_count("total_tokens", self.total_tokens))
+        for name in ("context_indices", "target_indices"):
+            object.__setattr__(self, name, _indices(name, getattr(self, name)))
+        tokens = check_count("total_tokens", self.total_tokens, 1, 2**31 - 1)
+        object.__setattr__(self, "total_tokens", tokens)
 
     def validate(self) -> None:
         """Checks that both sets hold tokens of the grid and that no token stands twice.
@@ -108,6 +107,8 @@ class MaskSpec:
             ValueError: if the grid has another number of tokens.
             MaskError: if `validate` fails.
         """
+        if not is_sequence(grid):
+            raise TypeError(f"grid must be the sides of a grid, got {grid!r}")
         shape = tuple(check_count(f"grid[{i}]", side) for i, side in enumerate(grid))
         if math.prod(shape) != self.total_tokens:
             raise ValueError(f"grid must have {self.total_tokens} tokens, got {grid!r}")
@@ -169,7 +170,8 @@ def to_mask_spec(mask: Any) -> MaskSpec:
         >>> spec.target_indices.tolist(), spec.context_indices.tolist()
         ([0], [1, 2, 3])
     """
-    return to_mask_specs(_on_host("mask", mask)[None])[0]
+    batch = _on_host("mask", mask)[None]
+    return _convert(batch.reshape(1, -1), "the mask")[0]
 
 
 def to_mask_specs(masks: Any) -> list[MaskSpec]:
@@ -194,20 +196,7 @@ def to_mask_specs(masks: Any) -> list[MaskSpec]:
         >>> [spec.target_indices.tolist() for spec in specs]
         [[0], [1]]
     """
-    targets = _flat_batch(masks)
-    num_targets = targets.sum(axis=1)
-    tokens = targets.shape[1]
-    for error, side, count in (
-        (EmptyContextError, "context", tokens),
-        (EmptyTargetError, "target", 0),
-    ):
-        if (num_targets == count).any():
-            raise error(f"mask {np.argmax(num_targets == count)} of the batch has no {side} token")
-    contexts = _index_lists(~targets, tokens - num_targets)
-    return [
-        MaskSpec._of_views(context, target, tokens)
-        for context, target in zip(contexts, _index_lists(targets, num_targets), strict=True)
-    ]
+    return _convert(_flat_batch(masks), "mask {} of the batch")
 
 
 class MaskStatistics(NamedTuple):
@@ -231,8 +220,7 @@ def mask_statistics(masks: Any) -> MaskStatistics:
 
     Returns:
         MaskStatistics: `min`, `mean` and `max` of the counts, their `quantiles` at 1, 5, 25, 50,
-            75, 95 and 99 %
-        (keys 0.01 to 0.99), and the per-token `coverage` float64[*grid].
+        75, 95 and 99 % (keys 0.01 to 0.99), and the per-token `coverage` float64[*grid].
 
     Raises:
         TypeError: if `masks` is traced or not a boolean array.
@@ -259,8 +247,8 @@ def mask_statistics(masks: Any) -> MaskStatistics:
 def _on_host(name: str, mask: Any) -> np.ndarray:
     if isinstance(mask, jax.core.Tracer):
         raise TypeError(
-            f"{name} is traced, and index lists have no static length: convert what the jitted "
-            "function returns, or use token_indices inside it"
+            f"{name} is traced: call this on what the jitted function returns; for index lists of "
+            "static length inside it, use token_indices"
         )
     return np.asarray(check_mask(name, mask))
 
@@ -270,6 +258,23 @@ def _flat_batch(masks: Any) -> np.ndarray:
     if batch.ndim < 2:
         raise ValueError(f"masks must have shape (batch, *grid), got {batch.shape}")
     return batch.reshape(len(batch), -1)
+
+
+def _convert(targets: np.ndarray, name: str) -> list[MaskSpec]:
+    """Converts bool[batch, tokens]; errors call a mask by `name`, formatted with its number."""
+    num_targets = targets.sum(axis=1)
+    tokens = targets.shape[1]
+    for error, side, count in (
+        (EmptyContextError, "context", tokens),
+        (EmptyTargetError, "target", 0),
+    ):
+        if (num_targets == count).any():
+            raise error(f"{name.format(np.argmax(num_targets == count))} has no {side} token")
+    contexts = _index_lists(~targets, tokens - num_targets)
+    return [
+        MaskSpec._of_views(context, target, tokens)
+        for context, target in zip(contexts, _index_lists(targets, num_targets), strict=True)
+    ]
 
 
 def _index_lists(masks: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
@@ -282,7 +287,12 @@ def _index_lists(masks: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
 
 def _indices(name: str, values: Any) -> np.ndarray:
     """Copies into a read-only int32[n] array."""
-    indices = np.array(values)
+    if isinstance(values, jax.core.Tracer):
+        raise TypeError(f"{name} must be concrete, got a traced array")
+    try:
+        indices = np.array(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a list of integers, got {values!r}") from error
     if indices.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {indices.shape}")
     if indices.size and not np.issubdtype(indices.dtype, np.integer):

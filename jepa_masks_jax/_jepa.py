@@ -77,9 +77,10 @@ def ijepa_masks(
         min_keep: least number of context tokens, at least 1.
         allow_overlap: leaves the targets' tokens in the context.
         sampling: `"paper"` draws scale and aspect independently, and blocks reach every token.
-            `"reference"` does what the released code does before it truncates: one number draws
-            both scale and aspect, blocks are strictly smaller than the grid and never touch its
-            last row and column.
+            `"reference"` does what the released code does before it truncates, wherever that would
+            not draw again: one number draws both scale and aspect, blocks are strictly smaller
+            than the grid and never touch its last row and column. There a batch shares one size,
+            here each mask has its own.
 
     Returns:
         ContextTargetMasks: `context` bool[*grid] with at least `min_keep` tokens, and `targets`
@@ -219,7 +220,8 @@ def _check_room_left(
         sizes = block_sizes("target_aspect_ratio", up_to, aspect_ratio, half_even=True)
         return tokens - num_targets * _largest_area(sizes, room) < min_keep
 
-    count = bisect.bisect_left(range(tokens), True, key=too_large) - 1
+    most = target.counts.last // target.counts.unit
+    count = bisect.bisect_left(range(most), True, key=too_large) - 1
     scale, fewer = math.floor(1e4 * count / tokens) / 1e4, (tokens - min_keep) // area
     advice = [f"num_targets to {fewer}"] if fewer >= 1 else []
     advice += [f"target_scale to at most {scale}"] if scale > 0 else []

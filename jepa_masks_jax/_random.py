@@ -10,6 +10,7 @@ from jax import lax
 
 from jepa_masks_jax._bits import below, count_set, first_tokens, lanes, unpack
 from jepa_masks_jax._checks import (
+    MAX_TOKENS,
     Grid,
     check_count,
     check_count_range,
@@ -61,8 +62,8 @@ def random_subset(key: jax.Array, pool: jax.Array, size: jax.Array, tokens: int)
     none = jnp.zeros_like(pool) + (flip_bits & 0)  # varies as the key does, for shard_map's sake
     search = (pool | none, none, size + none[0].astype(jnp.int32))
     search, _ = lax.scan(narrow_at_random, search, jnp.arange(num_random, dtype=jnp.uint32))
-    search, _ = lax.scan(narrow, search, flips[:, None] ^ token_planes)
-    return search[1]
+    (pool, picked, missing), _ = lax.scan(narrow, search, flips[:, None] ^ token_planes)
+    return jnp.where(missing > 0, picked | pool, picked)  # a lone highest number is never "low"
 
 
 def _token_number_planes(tokens: int) -> np.ndarray:
@@ -128,8 +129,8 @@ def random_tube_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Ar
         >>> mask.shape, int(mask.sum())
         ((8, 14, 14), 1408)
     """
-    key, grid = check_key(key), check_grid(grid, ranks=(3,))
-    frame = check_grid(grid[1:], ranks=(2,))
+    key, grid = check_key(key), check_grid(grid, ranks=(3,), whole_frames=True)
+    frame = grid[1:]
     count = _exact_count(mask_ratio, math.prod(frame))
     return _random_mask(key, frame, grid, count, count)
 
@@ -144,7 +145,7 @@ def object_mask(
 
     Args:
         key: one PRNG key, typed or legacy.
-        num_slots: number of slots, at least 2.
+        num_slots: number of slots, from 2 to 2**24.
         num_masked: number of masked slots, or an inclusive pair `(min, max)` from which it is drawn
             uniformly, from 1 to `num_slots - 1`.
 
@@ -163,9 +164,11 @@ def object_mask(
         >>> mask.shape, int(mask.sum())
         ((7,), 2)
     """
-    key, num_slots = check_key(key), check_count("num_slots", num_slots, 2)
-    pair = num_masked if is_sequence(num_masked) else (num_masked, num_masked)
-    least, most = check_count_range("num_masked", pair, num_slots - 1)
+    key, num_slots = check_key(key), check_count("num_slots", num_slots, 2, MAX_TOKENS)
+    if is_sequence(num_masked):
+        least, most = check_count_range("num_masked", num_masked, num_slots - 1)
+    else:
+        least = most = check_count("num_masked", num_masked, 1, num_slots - 1)
     return _random_mask(key, (num_slots,), (num_slots,), least, most)
 
 

@@ -59,7 +59,7 @@ class BlockSizes(NamedTuple):
     aspects: Uniform
     half_even: bool
     low: tuple[int, int]
-    """No height and no width is less."""
+    """No height and no width is less; a side of 0 stands for one of 1."""
     widest: tuple[tuple[int, int], ...]
     """Every height with its greatest width, at least one token each."""
 
@@ -70,7 +70,7 @@ class BlockSizes(NamedTuple):
         return max(heights), max(widths)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def block_sizes(
     name: str, count: Uniform, aspect_ratio: tuple[float, float], *, half_even: bool
 ) -> BlockSizes:
@@ -120,7 +120,9 @@ def draw_block(
     )
     wide = _candidates(narrowest, widest)
     if sizes.half_even:
-        fits = _threshold(wide, aspect, True) <= 4 * count * sizes.aspects.unit
+        area = (4 * count * sizes.aspects.unit).astype(jnp.uint32)
+        # One bit more than int32 has: rounding widens the range of aspects a little.
+        fits = _threshold(wide.astype(np.uint32), aspect.astype(jnp.uint32), True) <= area
     else:
         fits = (wide * height <= count) & (height > 0)
     return height, narrowest + _number_true(fits)

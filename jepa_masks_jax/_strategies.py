@@ -52,7 +52,7 @@ def block_mask(
 
     Args:
         key: one PRNG key, typed or legacy.
-        grid: `(height, width)` or `(frames, height, width)`, at least two tokens.
+        grid: `(height, width)` or `(frames, height, width)`, at least two tokens in a frame.
         num_targets: number of blocks, at least 1; they may overlap.
         target_scale: `(min, max)` of the fraction of a frame that the blocks share,
             `0 < min <= max <= 1`.
@@ -76,7 +76,7 @@ def block_mask(
         >>> mask.shape, mask.dtype
         ((14, 14), dtype('bool'))
     """
-    key, grid = check_key(key), check_grid(grid)
+    key, grid = check_key(key), check_grid(grid, whole_frames=True)
     num_targets = check_count("num_targets", num_targets)
     low, high = check_range("target_scale", target_scale)
     aspect_ratio = check_range("target_aspect_ratio", target_aspect_ratio, high=None)
@@ -200,7 +200,7 @@ def multi_block_mask(
 
     Args:
         key: one PRNG key, typed or legacy.
-        grid: `(height, width)` or `(frames, height, width)`, at least two tokens.
+        grid: `(height, width)` or `(frames, height, width)`, at least two tokens in a frame.
         mask_ratio: fraction of a frame that the blocks would hold without overlap, in `(0, 1)`.
         num_blocks: number of blocks, at least 1.
 
@@ -222,7 +222,7 @@ def multi_block_mask(
         >>> mask.shape, mask.dtype
         ((14, 14), dtype('bool'))
     """
-    key, grid = check_key(key), check_grid(grid)
+    key, grid = check_key(key), check_grid(grid, whole_frames=True)
     mask_ratio = check_fraction("mask_ratio", mask_ratio)
     num_blocks = check_count("num_blocks", num_blocks)
     count = max(math.floor(math.prod(grid[-2:]) * mask_ratio + 0.5) // num_blocks, 1)

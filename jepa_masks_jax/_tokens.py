@@ -34,11 +34,12 @@ def clip_count(
     Above `maximum`, uniformly random tokens of the mask are removed; below `minimum`, uniformly
     random ones of `among` are added, until it runs out. A mask whose count is within the bounds
     comes back as it was. With `minimum == maximum` every mask has the same count, as a static shape
-    needs it. Every subset of the right size is equally likely, to within one draw in a million.
+    needs it, unless `among` runs out. Every subset of the right size is equally likely, to within
+    one draw in a million.
 
     Args:
         key: one PRNG key, typed or legacy.
-        mask: bool[*grid], of any rank from 1.
+        mask: bool[*grid], of any rank from 1: one mask, since a batch would be taken for a grid.
         minimum: least number of True tokens, from 0 to `maximum`.
         maximum: greatest number of True tokens, from 0 to all tokens; all tokens if None.
         among: bool[*grid], the tokens that may be added; any if None.
@@ -61,7 +62,9 @@ def clip_count(
     key, mask = check_key(key), check_mask("mask", mask)
     tokens = mask.size
     maximum = tokens if maximum is None else check_count("maximum", maximum, 0, tokens)
-    minimum = check_count("minimum", minimum, 0, maximum)
+    minimum = check_count("minimum", minimum, 0, tokens)
+    if minimum > maximum:
+        raise ValueError(f"minimum must be at most maximum, got {minimum} and {maximum}")
     if among is not None and check_mask("among", among).shape != mask.shape:
         raise ValueError(f"among must have the mask's shape {mask.shape}, got {among.shape}")
     return _clip_count(key, mask, among, minimum, maximum)
@@ -89,13 +92,12 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
     favoured.
 
     Args:
-        mask: bool[*grid], of any rank from 1.
+        mask: bool[*grid], of any rank from 1: one mask, since a batch would be taken for a grid.
         size: length of the list, from 1 to all tokens.
 
     Returns:
         TokenIndices: `indices` int32[size], ascending in row-major order, then padding, which holds
-            the number
-        of tokens and so points at no token; `valid` bool[size], False at the padding.
+        the number of tokens and so points at no token; `valid` bool[size], False at the padding.
 
     Raises:
         TypeError: if `mask` is not a boolean array or `size` is not a static integer.
@@ -132,7 +134,8 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
     For a batch: `jax.vmap(take_tokens)(tokens, indices)`.
 
     Args:
-        tokens: `[..., N, D]`, of any dtype, `N` tokens of the grid that the indices are of.
+        tokens: `[..., N, D]`, of any dtype, with the `N` tokens of the mask's grid in row-major
+            order and no class token; that `N` is the mask's cannot be checked here.
         indices: what `token_indices` returns for one mask.
 
     Returns:

@@ -419,3 +419,27 @@ def test_an_aspect_ratio_beyond_what_integers_hold(function, name, aspect):
 def test_a_longest_extent_beyond_what_integers_hold():
     with pytest.raises(ValueError, match=r"\btemporal_extent\b"):
         jm.spatiotemporal_mask(KEY, (8, 14, 14), temporal_extent=(8, 10**10))
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [(jm.block_mask, {}), (jm.multi_block_mask, {}), (jm.random_tube_mask, {"mask_ratio": 0.5})],
+)
+def test_a_frame_of_one_token_that_all_frames_share(function, options):
+    with pytest.raises(ValueError, match=r"\bgrid\b.*two tokens in a frame.*\(4, 1, 1\)"):
+        function(KEY, (4, 1, 1), **options)
+
+
+def test_a_refusal_names_what_is_refused_on_a_large_grid():
+    with pytest.raises(ValueError, match="lower num_targets to 4"):
+        jm.ijepa_masks(KEY, (200, 200), num_targets=6, target_aspect_ratio=(0.1, 10))
+
+
+def test_a_number_of_masked_slots_is_called_by_its_name():
+    with pytest.raises(ValueError, match="num_masked must be"):
+        jm.object_mask(KEY, 7, num_masked=9)
+
+
+def test_a_number_beyond_floating_point():
+    with pytest.raises(ValueError, match="mask_ratio must be finite"):
+        jm.random_mask(KEY, (4, 4), mask_ratio=10**400)

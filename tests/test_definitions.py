@@ -63,6 +63,7 @@ def test_block_mask_is_its_definition(grid, options):
         ((8, 14, 14), {}),
         ((3, 4, 40), {"temporal_extent": (2, 9), "spatial_scale": (0.2, 0.9)}),
         ((2, 2), {"num_targets": 3, "spatial_scale": (0.2, 1.0)}),
+        ((4, 1, 2), {}),
         ((1, 33), {"temporal_extent": (1, 3), "spatial_scale": (0.1, 0.9)}),
         ((5, 33, 1), {"num_targets": 3, "temporal_extent": (1, 7)}),
         ((3, 3, 3), {"num_targets": 4, "temporal_extent": (2, 5), "spatial_scale": (0.3, 1.0)}),

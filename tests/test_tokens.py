@@ -170,3 +170,20 @@ def test_take_tokens_passes_no_gradient_through_padding():
     expected = np.zeros((6, 2), np.float32)
     expected[[1, 2, 5]] = weights[:3]
     np.testing.assert_array_equal(gradient(jnp.ones((6, 2))), expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_clip_count_takes_the_whole_pool_where_it_has_to(tokens):
+    keys = jax.random.split(jax.random.key(7), 20_000)
+    nothing = jnp.zeros(tokens, bool)
+    masks = jax.jit(jax.vmap(lambda key: jm.clip_count(key, nothing, minimum=tokens)))(keys)
+    assert masks.all()
+
+
+def test_clip_count_takes_all_of_among_where_it_runs_out():
+    keys = jax.random.split(jax.random.key(8), 20_000)
+    among = jnp.array([False, True, False, True])
+    nothing = jnp.zeros(4, bool)
+    clip = functools.partial(jm.clip_count, mask=nothing, minimum=3, among=among)
+    masks = jax.jit(jax.vmap(clip))(keys)
+    assert (masks == among).all()

@@ -29,7 +29,8 @@ MAX_OUTPUT = 2**28
 
 
 def vjepa_words(num_blocks, placements):
-    return 3 + 3 * num_blocks * placements + 1
+    """Blocks that last all frames need a word for the top and one for the left."""
+    return 3 + 2 * num_blocks * placements + 1
 
 
 STRATEGIES = {

@@ -12,7 +12,7 @@ GRID, BATCH = (16, 16), 128
 
 
 def draw(key):
-    """Draws a context, and what clip_count makes of it given a size that every batch can reach."""
+    """Draws a context, the union of its targets, and a key to clip it with."""
     mask_key, clip_key = jax.random.split(key)
     context, targets = jm.presets.ijepa(mask_key, GRID)
     return context, targets.any(0), clip_key
