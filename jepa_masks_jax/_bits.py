@@ -64,8 +64,12 @@ def select(word: jax.Array, rank: jax.Array) -> jax.Array:
 
 def first_set(words: jax.Array, count: jax.Array) -> jax.Array:
     """Keeps the first `count` set bits, in row-major order."""
-    sizes = lax.population_count(words.reshape(-1)).astype(jnp.int32)
+    flat = words.reshape(-1)
+    sizes = lax.population_count(flat).astype(jnp.int32)
     kept = count - (jnp.cumsum(sizes, dtype=jnp.int32) - sizes)
-    cut = (jnp.uint32(1) << select(words.reshape(-1), kept).astype(jnp.uint32)) - 1
-    cut = jnp.where(kept <= 0, jnp.uint32(0), jnp.where(kept >= sizes, ~jnp.uint32(0), cut))
-    return words & cut.reshape(words.shape)
+    cut = (kept > 0) & (kept < sizes)  # the one word of which a part is kept, if there is one
+    cut_word = jnp.sum(jnp.where(cut, flat, jnp.uint32(0)), dtype=jnp.uint32)
+    position = select(cut_word, jnp.sum(jnp.where(cut, kept, 0), dtype=jnp.int32))
+    lower = (jnp.uint32(1) << position.astype(jnp.uint32)) - 1
+    mask = jnp.where(cut, lower, jnp.where(kept > 0, ~jnp.uint32(0), jnp.uint32(0)))
+    return words & mask.reshape(words.shape)

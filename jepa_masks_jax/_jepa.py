@@ -180,8 +180,11 @@ def _top_up(
     num_free = count_set(free)
     start = below(bits, num_free)
     stop = start + jnp.maximum(min_keep - count_set(visible), 0)
-    after_start = first_set(free, stop) & ~first_set(free, start)
-    return visible | after_start | first_set(free, stop - num_free)
+    wraps = stop > num_free
+    ends = jnp.stack([start, jnp.where(wraps, stop - num_free, stop)])
+    before_start, before_stop = jax.vmap(first_set, in_axes=(None, 0))(free, ends)
+    between = before_start ^ before_stop
+    return visible | jnp.where(wraps, free & ~between, between)
 
 
 def _check_context_block(context: Uniform, room: tuple[int, int], min_keep: int) -> None:
