@@ -314,7 +314,7 @@ def make_picture(batches: list[Batch], image: np.ndarray | None) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     small = io.BytesIO()
-    Image.open(file).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    Image.open(file).convert("RGB").quantize(256).save(small, format="png", optimize=True)
     return small.getvalue()
 
 
