@@ -1,0 +1,94 @@
+"""Executes the notebooks in the small setting; as a script, the training one with a full seed."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
+for package in ("flax", "ipykernel", "matplotlib", "optax", "orbax.checkpoint", "sklearn", "tqdm"):
+    pytest.importorskip(package)
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+TRAINING = "02_train_ijepa.ipynb"
+NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+REPORT = """
+import json
+print(json.dumps({
+    "compilations": compilations,
+    "losses": {f"{name} {seed}": run.history[:, 0].tolist() for (name, seed), run in runs.items()},
+    "accuracy": accuracy,
+}))
+"""
+
+
+QUICK = {"JEPA_MASKS_NOTEBOOKS": "small", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+
+
+def execute(name, folder, *, environment, last_cell=""):
+    """Runs a notebook in the folder, with one cell more, and returns what that cell prints."""
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(last_cell))
+    client = nbclient.NotebookClient(
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute(env=os.environ | environment)
+    return "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def check_training(report):
+    assert set(report["compilations"].values()) == {1}
+    assert report["losses"]
+    for losses in report["losses"].values():
+        part = max(1, len(losses) // 10)
+        assert mean(losses[-part:]) < mean(losses[:part])
+
+
+def test_there_are_three_notebooks():
+    assert len(NOTEBOOKS) == 3
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_committed_notebook_holds_the_output_of_every_run_cell_and_is_small(name):
+    path = FOLDER / name
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert "error" not in {output.output_type for output in outputs}
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"image/png", "image/jpeg"} & kinds
+    assert path.stat().st_size < 1.5e6
+
+
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != TRAINING])
+def test_notebook_runs_to_its_end(name, tmp_path):
+    assert execute(name, tmp_path, environment=QUICK, last_cell="print('end')") == "end\n"
+
+
+def test_training_compiles_each_step_once_and_the_loss_falls(tmp_path):
+    check_training(json.loads(execute(TRAINING, tmp_path, environment=QUICK, last_cell=REPORT)))
+    assert not list(tmp_path.iterdir()), "a finished run leaves no checkpoint"
+
+
+def main():
+    """Trains one full seed; fails if the pre-trained encoder is no better than the untrained."""
+    with tempfile.TemporaryDirectory() as folder:
+        one_seed = {"JEPA_MASKS_NOTEBOOKS": "one seed"}
+        report = json.loads(execute(TRAINING, folder, environment=one_seed, last_cell=REPORT))
+    check_training(report)
+    for name, values in report["accuracy"].items():
+        print(f"{name:18} {mean(values):.3f}")
+    if mean(report["accuracy"]["ijepa_masks"]) <= mean(report["accuracy"]["untrained encoder"]):
+        sys.exit("the pre-trained encoder is no better than the untrained one")
+
+
+if __name__ == "__main__":
+    main()
