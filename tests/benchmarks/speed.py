@@ -283,7 +283,7 @@ def draw_ratios(rows, path):
     ax.barh(labels, medians, xerr=errors, color="#56B4E9")
     ax.axvline(1, color="black", linewidth=1)
     ax.invert_yaxis()
-    ax.set_xlabel("time over the floor: the random words and the filling of the output")
+    ax.set_xlabel("time over the floor")
     figure.savefig(path)
 
 
