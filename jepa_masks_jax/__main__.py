@@ -191,7 +191,7 @@ def draw(name: str, args: argparse.Namespace) -> Batch:
 
 def describe(batch: Batch) -> str:
     """Shows the first mask as text, and the counts of all."""
-    target = batch.target.any(axis=1) if batch.separate else batch.target
+    target = np.asarray(batch.target.any(axis=1)) if batch.separate else batch.target
     counts = {"context": batch.context, "target": target}
     if batch.separate:
         counts["each target"] = batch.target.reshape(-1, *batch.grid)

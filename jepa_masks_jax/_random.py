@@ -72,7 +72,8 @@ def _token_number_planes(tokens: int) -> np.ndarray:
     numbers = np.arange(words * per_word, dtype=np.uint32).reshape(words, per_word)
     highest_first = np.arange((tokens - 1).bit_length(), dtype=np.uint32)[::-1, None, None]
     bits = numbers >> highest_first & 1
-    return np.sum(bits << np.arange(per_word, dtype=np.uint32), axis=-1, dtype=np.uint32)
+    packed = bits << np.arange(per_word, dtype=np.uint32)
+    return np.asarray(np.sum(packed, axis=-1, dtype=np.uint32))
 
 
 def random_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Array:
