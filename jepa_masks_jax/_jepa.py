@@ -323,8 +323,7 @@ def _vjepa_mask(
     frames, *frame = (1, *grid)[-3:]
     kept = (keep, *frame)
     may_be_full = any(
-        can_cover(num_blocks, (max(extent.last // extent.unit, 1), *size), kept)
-        for size in sizes.widest
+        can_cover(num_blocks, (extent.last // extent.unit, *size), kept) for size in sizes.widest
     )
     spans_time = max(extent.base // extent.unit, 1) >= frames
     video = frame if spans_time else [frames, *frame]
