@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jepa_masks_jax._bits import count_set, first_tokens, lanes, pack, select, unpack
+from jepa_masks_jax._bits import count_set, first_tokens, lanes, pack, unpack
 from jepa_masks_jax._checks import check_count, check_key, check_mask
 from jepa_masks_jax._random import random_subset
 
@@ -114,18 +115,18 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
-    words = pack(mask.reshape(-1))
-    num_words, per_word = lanes(mask.size)
+    flat, tokens = mask.reshape(-1), np.arange(mask.size, dtype=np.int32)
+    words = pack(flat)
     counts = lax.population_count(words).astype(jnp.int32)
-    ends = jnp.cumsum(counts, dtype=jnp.int32)
-    slots = jnp.arange(size, dtype=jnp.int32)
-    words_before = jnp.zeros(size, jnp.int32).at[ends].add(1, mode="drop")
-    word = jnp.cumsum(words_before, dtype=jnp.int32)
-    valid = slots < ends[-1]
-    word = jnp.minimum(word, num_words - 1)
-    rank = slots - (ends - counts)[word]
-    indices = per_word * word + select(words[word], rank)
-    return TokenIndices(jnp.where(valid, indices, mask.size), valid)
+    set_before_word = jnp.cumsum(counts, dtype=jnp.int32) - counts
+    _, per_word = lanes(mask.size)
+    earlier = (np.uint32(1) << np.arange(per_word, dtype=np.uint32)) - np.uint32(1)
+    set_before_in_word = lax.population_count(words[:, None] & earlier[None]).astype(jnp.int32)
+    rank = (set_before_word[:, None] + set_before_in_word).reshape(-1)[: mask.size]
+    slot = jnp.where(flat, rank, size + tokens)  # out of range, and unique, where not set
+    indices = jnp.full(size, mask.size, jnp.int32)
+    indices = indices.at[slot].set(tokens, mode="drop", unique_indices=True)
+    return TokenIndices(indices, indices < mask.size)
 
 
 def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
