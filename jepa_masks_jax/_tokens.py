@@ -123,9 +123,9 @@ def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
     earlier = (np.uint32(1) << np.arange(per_word, dtype=np.uint32)) - np.uint32(1)
     set_before_in_word = lax.population_count(words[:, None] & earlier[None]).astype(jnp.int32)
     rank = (set_before_word[:, None] + set_before_in_word).reshape(-1)[: mask.size]
-    slot = jnp.where(flat, rank, size + tokens)  # out of range, and unique, where not set
-    indices = jnp.full(size, mask.size, jnp.int32)
-    indices = indices.at[slot].set(tokens, mode="drop", unique_indices=True)
+    slot = jnp.where(flat, jnp.minimum(rank, size), size)  # one more slot takes all the rest
+    slots = jnp.full(size + 1, mask.size, jnp.int32)
+    indices = slots.at[slot].set(tokens, mode="promise_in_bounds")[:size]
     return TokenIndices(indices, indices < mask.size)
 
 
