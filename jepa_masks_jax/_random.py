@@ -20,6 +20,9 @@ from jepa_masks_jax._checks import (
     is_sequence,
 )
 
+_ROUNDS = 3
+"""In which random planes are drawn: one round is the fastest, and takes most memory."""
+
 _Search = tuple[jax.Array, jax.Array, jax.Array]
 """What may still be picked, what is, and how many are missing."""
 
@@ -27,11 +30,11 @@ _Search = tuple[jax.Array, jax.Array, jax.Array]
 def random_subset(key: jax.Array, pool: jax.Array, size: jax.Array, tokens: int) -> jax.Array:
     """Picks uniformly random set bits of the pool.
 
-    Each token has a random number, of which one bit at a time is drawn, as a plane of packed words;
+    Each token has a random number, of which one bit at a time is used, as a plane of packed words;
     the lowest numbers are picked, the search for the boundary halving the pool at each plane. The
-    numbers have ten bits more than the tokens need, so that three are level at the boundary in less
-    than one draw of a million. Level tokens are told apart by the bits of their token number under
-    one random flip, which is fair to two.
+    numbers have at least ten bits more than the tokens need, so that three are level at the
+    boundary in less than one draw of a million. Level tokens are told apart by the bits of their
+    token number under one random flip, which is fair to two.
 
     Args:
         key: one PRNG key.
@@ -42,9 +45,9 @@ def random_subset(key: jax.Array, pool: jax.Array, size: jax.Array, tokens: int)
     Returns:
         uint32[words].
     """
-    num_random = (tokens - 1).bit_length() + 10
+    round_planes = -(-((tokens - 1).bit_length() + 10) // _ROUNDS)
     token_planes = _token_number_planes(tokens)
-    flip_bits = jax.random.bits(jax.random.fold_in(key, num_random), (), jnp.uint32)
+    flip_bits = jax.random.bits(jax.random.fold_in(key, _ROUNDS), (), jnp.uint32)
     flips = -(flip_bits >> np.arange(len(token_planes), dtype=np.uint32) & 1)
 
     def narrow(carry: _Search, plane: jax.Array) -> tuple[_Search, None]:
@@ -57,11 +60,12 @@ def random_subset(key: jax.Array, pool: jax.Array, size: jax.Array, tokens: int)
         return (pool, picked, jnp.where(fits, size - num_low, size)), None
 
     def narrow_at_random(carry: _Search, i: jax.Array) -> tuple[_Search, None]:
-        return narrow(carry, jax.random.bits(jax.random.fold_in(key, i), pool.shape, jnp.uint32))
+        words = jax.random.bits(jax.random.fold_in(key, i), (round_planes * pool.size,), jnp.uint32)
+        return lax.scan(narrow, carry, words.reshape(round_planes, pool.size))
 
     none = jnp.zeros_like(pool) + (flip_bits & 0)  # varies as the key does, for shard_map's sake
     search = (pool | none, none, size + none[0].astype(jnp.int32))
-    search, _ = lax.scan(narrow_at_random, search, jnp.arange(num_random, dtype=jnp.uint32))
+    search, _ = lax.scan(narrow_at_random, search, jnp.arange(_ROUNDS, dtype=jnp.uint32))
     (pool, picked, missing), _ = lax.scan(narrow, search, flips[:, None] ^ token_planes)
     return jnp.where(missing > 0, picked | pool, picked)  # a lone highest number is never "low"
 
