@@ -8,6 +8,11 @@ import numpy as np
 from jax import lax
 
 
+def random_words(key: jax.Array, count: int) -> jax.Array:
+    """Draws uint32[count]; XLA takes longer to compile and to run rows of less than 16 words."""
+    return jax.random.bits(key, (max(count, 16),), jnp.uint32)[:count]
+
+
 def below(bits: jax.Array, n: Any) -> jax.Array:
     """Turns uint32 bits into int32 numbers uniform in `[0, n)`: the high word of `bits * n`."""
     n = jnp.asarray(n).astype(jnp.uint32)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax._bits import below, first_tokens, unpack
+from jepa_masks_jax._bits import below, first_tokens, random_words, unpack
 
 
 def can_cover(num_blocks: int, size: Sequence[int], grid: Sequence[int]) -> bool:
@@ -92,7 +92,7 @@ def random_union(
     """
     may_be_full = can_cover(num_blocks, largest, grid)
     num_words = num_blocks * words_per_block
-    bits = jax.random.bits(key, (num_words + may_be_full,), jnp.uint32)
+    bits = random_words(key, num_words + may_be_full)
     words = union(jax.vmap(block)(bits[:num_words].reshape(num_blocks, words_per_block)))
     if may_be_full:
         words = leave_one(words, bits[-1], grid)

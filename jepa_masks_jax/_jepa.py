@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax._bits import below, count_set, first_set, unpack
+from jepa_masks_jax._bits import below, count_set, first_set, random_words, unpack
 from jepa_masks_jax._boxes import box, can_cover, clamp, full, is_full, leave_one, place, union
 from jepa_masks_jax._checks import (
     Grid,
@@ -154,7 +154,7 @@ def _ijepa_masks(
     shared_draw: bool,
 ) -> ContextTargetMasks:
     num_blocks = num_targets + 1
-    bits = jax.random.bits(key, (4 + 2 * num_blocks,), jnp.uint32)
+    bits = random_words(key, 4 + 2 * num_blocks)
     count_bits, aspect_bits, context_bits, top_up_bits = bits[:4]
     corner_bits = bits[4:].reshape(num_blocks, 2)
 
@@ -329,7 +329,7 @@ def _vjepa_mask(
     video = frame if spans_time else [frames, *frame]
     placements = 1 + may_be_full * _REDRAWS
     num_corner_words = placements * num_blocks * len(video)
-    bits = jax.random.bits(key, (3 + num_corner_words + may_be_full,), jnp.uint32)
+    bits = random_words(key, 3 + num_corner_words + may_be_full)
     extent_bits, count_bits, aspect_bits = bits[:3]
     corner_bits = bits[3 : 3 + num_corner_words].reshape(placements, num_blocks, len(video))
 
