@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax._bits import below, count_set, first_tokens, lanes, unpack
+from jepa_masks_jax._bits import below, count_set, first_tokens, lanes, random_words, unpack
 from jepa_masks_jax._checks import (
     MAX_TOKENS,
     Grid,
@@ -21,7 +21,7 @@ from jepa_masks_jax._checks import (
 )
 
 _ROUNDS = 3
-"""In which random planes are drawn: one round is the fastest, and takes most memory."""
+"""Random planes are drawn in so many rounds: fewer are faster and take more memory."""
 
 _Search = tuple[jax.Array, jax.Array, jax.Array]
 """What may still be picked, what is, and how many are missing."""
@@ -60,7 +60,7 @@ def random_subset(key: jax.Array, pool: jax.Array, size: jax.Array, tokens: int)
         return (pool, picked, jnp.where(fits, size - num_low, size)), None
 
     def narrow_at_random(carry: _Search, i: jax.Array) -> tuple[_Search, None]:
-        words = jax.random.bits(jax.random.fold_in(key, i), (round_planes * pool.size,), jnp.uint32)
+        words = random_words(jax.random.fold_in(key, i), round_planes * pool.size)
         return lax.scan(narrow, carry, words.reshape(round_planes, pool.size))
 
     none = jnp.zeros_like(pool) + (flip_bits & 0)  # varies as the key does, for shard_map's sake

@@ -115,7 +115,7 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
-    flat, tokens = mask.reshape(-1), np.arange(mask.size, dtype=np.int32)
+    flat, numbers = mask.reshape(-1), np.arange(mask.size, dtype=np.int32)
     words = pack(flat)
     counts = lax.population_count(words).astype(jnp.int32)
     set_before_word = jnp.cumsum(counts, dtype=jnp.int32) - counts
@@ -124,15 +124,16 @@ def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
     set_before_in_word = lax.population_count(words[:, None] & earlier[None]).astype(jnp.int32)
     rank = (set_before_word[:, None] + set_before_in_word).reshape(-1)[: mask.size]
     slot = jnp.where(flat, jnp.minimum(rank, size), size)  # one more slot takes all the rest
-    slots = jnp.full(size + 1, mask.size, jnp.int32)
-    indices = slots.at[slot].set(tokens, mode="promise_in_bounds")[:size]
+    padding = jnp.full(size + 1, mask.size, jnp.int32)
+    indices = padding.at[slot].set(numbers, mode="promise_in_bounds")[:size]
     return TokenIndices(indices, indices < mask.size)
 
 
 def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
     """Gathers one sample's tokens by their indices.
 
-    For a batch: `jax.vmap(take_tokens)(tokens, indices)`.
+    For a batch: `jax.vmap(take_tokens)(tokens, indices)`; for several masks of one sample, such as
+    the targets of `ijepa_masks`: `jax.vmap(take_tokens, in_axes=(None, 0))(tokens, indices)`.
 
     Args:
         tokens: `[..., N, D]`, of any dtype, with the `N` tokens of the mask's grid in row-major
@@ -162,7 +163,7 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
     if jnp.ndim(indices.indices) != 1 or jnp.shape(indices.valid) != jnp.shape(indices.indices):
         raise ValueError(
             f"indices must be those of one mask, int32[size], got {jnp.shape(indices.indices)}; "
-            "use jax.vmap(take_tokens) for a batch"
+            "use jax.vmap(take_tokens) for a batch, with in_axes=(None, 0) for one sample's targets"
         )
     return _take_tokens(tokens, indices)
 
