@@ -57,6 +57,20 @@ def count_set(words: jax.Array) -> jax.Array:
     return jnp.sum(lax.population_count(words), dtype=jnp.uint32).astype(jnp.int32)
 
 
+def count_before(words: jax.Array) -> jax.Array:
+    """Counts the set bits of the words before each one: uint32[words] to int32[words]."""
+    counts = lax.population_count(words).astype(jnp.int32)
+    return jnp.cumsum(counts, dtype=jnp.int32) - counts
+
+
+def count_up_to(words: jax.Array, width: int) -> jax.Array:
+    """Counts the set tokens of a row up to each one, itself included: int32[width]."""
+    _, per_word = lanes(width)
+    up_to = (np.uint32(2) << np.arange(per_word, dtype=np.uint32)) - np.uint32(1)
+    in_word = lax.population_count(words[:, None] & up_to[None]).astype(jnp.int32)
+    return (count_before(words)[:, None] + in_word).reshape(-1)[:width]
+
+
 def select(word: jax.Array, rank: jax.Array) -> jax.Array:
     """Returns where the set bit is that has `rank` set ones below it; 31 if there is none."""
     position = jnp.zeros_like(rank)
@@ -70,8 +84,8 @@ def select(word: jax.Array, rank: jax.Array) -> jax.Array:
 def first_set(words: jax.Array, count: jax.Array) -> jax.Array:
     """Keeps the first `count` set bits, in row-major order."""
     flat = words.reshape(-1)
+    kept = count - count_before(flat)
     sizes = lax.population_count(flat).astype(jnp.int32)
-    kept = count - (jnp.cumsum(sizes, dtype=jnp.int32) - sizes)
     cut = (kept > 0) & (kept < sizes)  # the one word of which a part is kept, if there is one
     cut_word = jnp.sum(jnp.where(cut, flat, jnp.uint32(0)), dtype=jnp.uint32)
     position = select(cut_word, jnp.sum(jnp.where(cut, kept, 0), dtype=jnp.int32))

@@ -5,10 +5,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
-from jepa_masks_jax._bits import count_set, first_tokens, lanes, pack, unpack
+from jepa_masks_jax._bits import (
+    count_before,
+    count_set,
+    count_up_to,
+    first_tokens,
+    lanes,
+    pack,
+    select,
+    unpack,
+)
 from jepa_masks_jax._checks import check_count, check_key, check_mask
 from jepa_masks_jax._random import random_subset
 
@@ -115,18 +122,17 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
-    flat, numbers = mask.reshape(-1), np.arange(mask.size, dtype=np.int32)
-    words = pack(flat)
-    counts = lax.population_count(words).astype(jnp.int32)
-    set_before_word = jnp.cumsum(counts, dtype=jnp.int32) - counts
-    _, per_word = lanes(mask.size)
-    earlier = (np.uint32(1) << np.arange(per_word, dtype=np.uint32)) - np.uint32(1)
-    set_before_in_word = lax.population_count(words[:, None] & earlier[None]).astype(jnp.int32)
-    rank = (set_before_word[:, None] + set_before_in_word).reshape(-1)[: mask.size]
-    slot = jnp.where(flat, jnp.minimum(rank, size), size)  # one more slot takes all the rest
-    padding = jnp.full(size + 1, mask.size, jnp.int32)
-    indices = padding.at[slot].set(numbers, mode="promise_in_bounds")[:size]
-    return TokenIndices(indices, indices < mask.size)
+    """Finds the word of each slot, by counting the slots where one begins, then the token in it."""
+    words = pack(mask.reshape(-1))
+    num_words, per_word = lanes(mask.size)
+    first_slot = count_before(words)
+    filled_words = jnp.nonzero(words, size=num_words)[0].astype(jnp.int32)
+    begins = jnp.zeros(size, bool).at[first_slot[filled_words]].set(True, mode="drop")
+    slot = jnp.arange(size, dtype=jnp.int32)
+    word = filled_words[count_up_to(pack(begins), size) - 1]
+    indices = per_word * word + select(words[word], slot - first_slot[word])
+    valid = slot < count_set(words)
+    return TokenIndices(jnp.where(valid, indices, mask.size), valid)
 
 
 def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
