@@ -21,6 +21,7 @@ import json
 print(json.dumps({
     "compilations": compiled,
     "losses": {f"{name} {seed}": run.history[:, 0].tolist() for (name, seed), run in runs.items()},
+    "controls": {f"{name} {seed}": losses for (name, seed), losses in compared.items()},
     "accuracy": accuracy,
 }))
 """
@@ -79,11 +80,15 @@ def test_training_compiles_each_step_once_and_the_loss_falls(tmp_path):
 
 
 def main():
-    """Trains one full seed; fails if the pre-trained encoder is no better than the untrained."""
+    """Trains one full seed; fails if the context goes unread or the probe gains nothing."""
     with tempfile.TemporaryDirectory() as folder:
         one_seed = {"JEPA_MASKS_NOTEBOOKS": "one seed"}
         report = json.loads(execute(TRAINING, folder, environment=one_seed, last_cell=REPORT))
     check_training(report)
+    for run, losses in report["controls"].items():
+        print(run, losses)
+        if losses["own context"] >= min(losses["another image's"], losses["mean feature"]):
+            sys.exit("another image's context, or none, predicts the targets as well")
     for name, values in report["accuracy"].items():
         print(f"{name:18} {mean(values):.3f}")
     if mean(report["accuracy"]["ijepa_masks"]) <= mean(report["accuracy"]["untrained encoder"]):
