@@ -52,22 +52,27 @@ def unpack(words: jax.Array, width: int) -> jax.Array:
     return bits.reshape(*words.shape[:-1], num_words * per_word)[..., :width]
 
 
+def popcount(words: jax.Array) -> jax.Array:
+    """Counts the set bits of each word: int32[...]."""
+    return lax.population_count(words).astype(jnp.int32)
+
+
 def count_set(words: jax.Array) -> jax.Array:
     """Counts the set bits of all words: int32[]."""
-    return jnp.sum(lax.population_count(words), dtype=jnp.uint32).astype(jnp.int32)
+    return jnp.sum(popcount(words), dtype=jnp.int32)
 
 
 def count_before(words: jax.Array) -> jax.Array:
-    """Counts the set bits of the words before each one: uint32[words] to int32[words]."""
-    counts = lax.population_count(words).astype(jnp.int32)
+    """For each word, counts the set bits of those before it: uint32[words] to int32[words]."""
+    counts = popcount(words)
     return jnp.cumsum(counts, dtype=jnp.int32) - counts
 
 
 def count_up_to(words: jax.Array, width: int) -> jax.Array:
-    """Counts the set tokens of a row up to each one, itself included: int32[width]."""
+    """For each token of a packed row, counts the set ones up to it and itself: int32[width]."""
     _, per_word = lanes(width)
     up_to = (np.uint32(2) << np.arange(per_word, dtype=np.uint32)) - np.uint32(1)
-    in_word = lax.population_count(words[:, None] & up_to[None]).astype(jnp.int32)
+    in_word = popcount(words[:, None] & up_to[None])
     return (count_before(words)[:, None] + in_word).reshape(-1)[:width]
 
 
@@ -76,7 +81,7 @@ def select(word: jax.Array, rank: jax.Array) -> jax.Array:
     position = jnp.zeros_like(rank)
     for step in (16, 8, 4, 2, 1):
         below_step = (jnp.uint32(1) << (position + step).astype(jnp.uint32)) - 1
-        lower = lax.population_count(word & below_step).astype(jnp.int32)
+        lower = popcount(word & below_step)
         position = jnp.where(lower <= rank, position + step, position)
     return position
 
@@ -85,7 +90,7 @@ def first_set(words: jax.Array, count: jax.Array) -> jax.Array:
     """Keeps the first `count` set bits, in row-major order."""
     flat = words.reshape(-1)
     kept = count - count_before(flat)
-    sizes = lax.population_count(flat).astype(jnp.int32)
+    sizes = popcount(flat)
     cut = (kept > 0) & (kept < sizes)  # the one word of which a part is kept, if there is one
     cut_word = jnp.sum(jnp.where(cut, flat, jnp.uint32(0)), dtype=jnp.uint32)
     position = select(cut_word, jnp.sum(jnp.where(cut, kept, 0), dtype=jnp.int32))

@@ -1,4 +1,4 @@
-"""The three strategies of the seed: the target is a union of blocks, the context is the rest."""
+"""The three strategies of jepa-rs: the target is a union of blocks, the context is the rest."""
 
 import functools
 import math

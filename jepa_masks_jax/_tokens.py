@@ -122,14 +122,18 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
-    """Finds the word of each slot, by counting the slots where one begins, then the token in it."""
+    """Finds the word of each slot of the list, then the token inside the word.
+
+    A word's tokens fill a run of slots, so the runs that have begun up to a slot tell its word.
+    """
     words = pack(mask.reshape(-1))
     num_words, per_word = lanes(mask.size)
     first_slot = count_before(words)
+    # Padded with word 0, which begins at slot 0: so one run at least begins, even of an empty mask.
     filled_words = jnp.nonzero(words, size=num_words)[0].astype(jnp.int32)
     begins = jnp.zeros(size, bool).at[first_slot[filled_words]].set(True, mode="drop")
-    slot = jnp.arange(size, dtype=jnp.int32)
     word = filled_words[count_up_to(pack(begins), size) - 1]
+    slot = jnp.arange(size, dtype=jnp.int32)
     indices = per_word * word + select(words[word], slot - first_slot[word])
     valid = slot < count_set(words)
     return TokenIndices(jnp.where(valid, indices, mask.size), valid)

@@ -96,15 +96,19 @@ def test_token_indices_of_every_3x4_mask(size):
     np.testing.assert_array_equal(valid, expected < 12)
 
 
-LARGE = st.sampled_from([((8, 16, 16), 700), ((14, 14), 196), ((5, 70), 33), ((2, 3, 1, 16), 96)])
+LARGE = st.sampled_from(
+    [((8, 16, 16), 700), ((8, 16, 16), 1), ((14, 14), 196), ((5, 70), 33), ((2, 3, 1, 16), 96)]
+)
 
 
 @st.composite
 def large_masks(draw):
+    """Masks in which stretches of tokens are empty, full or of one density."""
     grid, size = draw(LARGE)
     density = draw(st.sampled_from([0.0, 1.0]) | st.floats(0, 1))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return rng.random(grid) < density, size
+    stretches = rng.choice([0, density, 1], 1 + np.prod(grid) // 40, p=[0.2, 0.6, 0.2])
+    return rng.random(grid) < stretches.repeat(40)[: np.prod(grid)].reshape(grid), size
 
 
 @given(large_masks())
