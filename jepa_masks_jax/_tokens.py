@@ -129,7 +129,7 @@ def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
     words = pack(mask.reshape(-1))
     num_words, per_word = lanes(mask.size)
     first_slot = count_before(words)
-    # Padded with word 0, which begins at slot 0: so one run at least begins, even of an empty mask.
+    # Padded with word 0, which is harmless: a run begins at slot 0 in any case.
     filled_words = jnp.nonzero(words, size=num_words)[0].astype(jnp.int32)
     begins = jnp.zeros(size, bool).at[first_slot[filled_words]].set(True, mode="drop")
     word = filled_words[count_up_to(pack(begins), size) - 1]
