@@ -17,6 +17,7 @@ def test_python_blocks_run_in_order():
     for block in blocks("python"):
         exec(block, known)
     assert known["tokens"].shape == (8, 136, 32)
+    assert 0.0045 < (known["left"].sum((1, 2)) < 64).mean() < 0.0055
     assert known["target_patches"].shape == (8, 4, 42, 32)
     assert known["pair"][0].shape == (8, 14, 14)
     assert len(known["specs"]) == 8
