@@ -2,20 +2,19 @@
 
 from jepa_masks_jax import presets
 from jepa_masks_jax._grids import image_grid, video_grid
-from jepa_masks_jax._host import (
+from jepa_masks_jax._jepa import ContextTargetMasks, ijepa_masks, vjepa_mask
+from jepa_masks_jax._random import object_mask, random_mask, random_tube_mask
+from jepa_masks_jax._spec import (
     DuplicateIndexError,
     EmptyContextError,
     EmptyTargetError,
     IndexOutOfBoundsError,
     MaskError,
     MaskSpec,
-    MaskStatistics,
-    mask_statistics,
     to_mask_spec,
     to_mask_specs,
 )
-from jepa_masks_jax._jepa import ContextTargetMasks, ijepa_masks, vjepa_mask
-from jepa_masks_jax._random import object_mask, random_mask, random_tube_mask
+from jepa_masks_jax._statistics import MaskStatistics, mask_statistics
 from jepa_masks_jax._strategies import block_mask, multi_block_mask, spatiotemporal_mask
 from jepa_masks_jax._tokens import (
     TokenIndices,

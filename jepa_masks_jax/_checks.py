@@ -132,3 +132,16 @@ def check_mask(name: str, mask: Any) -> jax.Array:
     if not shape or 0 in shape:
         raise ValueError(f"{name} must have axes, none of length 0, got shape {shape}")
     return mask
+
+
+def check_host_mask(name: str, mask: Any, *, batch: bool = False) -> np.ndarray:
+    """Returns a boolean array in NumPy, not copied if it is on the host; a `batch` has a grid."""
+    if isinstance(mask, jax.core.Tracer):
+        raise TypeError(
+            f"{name} is traced: call this on what the jitted function returns; for index lists of "
+            "static length inside it, use token_indices"
+        )
+    array = np.asarray(check_mask(name, mask))
+    if batch and array.ndim < 2:
+        raise ValueError(f"{name} must have shape (batch, *grid), got {array.shape}")
+    return array

@@ -1,14 +1,14 @@
-"""The host side, in NumPy: index lists and statistics of masks that have left the device."""
+"""Masks as lists of token indices, in NumPy, for code outside jit."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from jepa_masks_jax._checks import check_count, check_mask, is_sequence
+from jepa_masks_jax._checks import check_count, check_host_mask, is_sequence
 
 
 class MaskError(ValueError):
@@ -28,7 +28,7 @@ class IndexOutOfBoundsError(MaskError):
 
 
 class DuplicateIndexError(MaskError):
-    """An index stands twice, in one set or in both."""
+    """An index appears more than once, in one set or in both."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class MaskSpec:
         object.__setattr__(self, "total_tokens", tokens)
 
     def validate(self) -> None:
-        """Checks that both sets hold tokens of the grid and that no token stands twice.
+        """Checks that both sets hold tokens of the grid and that none appears more than once.
 
         A token in neither set is valid.
 
@@ -73,7 +73,7 @@ class MaskSpec:
             EmptyContextError: if no token is context.
             EmptyTargetError: if no token is a target.
             IndexOutOfBoundsError: if an index is not in `[0, total_tokens)`.
-            DuplicateIndexError: if an index stands twice, in one set or in both.
+            DuplicateIndexError: if an index appears more than once, in one set or in both.
         """
         if not self.context_indices.size:
             raise EmptyContextError("the mask has no context token")
@@ -87,7 +87,7 @@ class MaskSpec:
             )
         unique, counts = np.unique(indices, return_counts=True)
         if len(unique) < len(indices):
-            raise DuplicateIndexError(f"index {unique[counts > 1][0]} stands more than once")
+            raise DuplicateIndexError(f"index {unique[counts > 1][0]} appears more than once")
 
     @property
     def mask_ratio(self) -> float:
@@ -95,7 +95,7 @@ class MaskSpec:
         return len(self.target_indices) / self.total_tokens
 
     def to_mask(self, grid: Sequence[int]) -> np.ndarray:
-        """Returns the target as a boolean mask.
+        """Returns the target as a boolean mask, the inverse of `to_mask_spec`.
 
         Args:
             grid: the shape of the tokens, of any rank, with `total_tokens` in all.
@@ -131,7 +131,7 @@ class MaskSpec:
 
     @classmethod
     def _of_views(cls, context: np.ndarray, target: np.ndarray, total_tokens: int) -> "MaskSpec":
-        """Skips the checks, which take longer than a large batch's conversion."""
+        """Skips the checks, which would take longer than converting a large batch."""
         spec = cls.__new__(cls)
         spec.__dict__.update(
             context_indices=context, target_indices=target, total_tokens=total_tokens
@@ -170,8 +170,7 @@ def to_mask_spec(mask: Any) -> MaskSpec:
         >>> spec.target_indices.tolist(), spec.context_indices.tolist()
         ([0], [1, 2, 3])
     """
-    batch = _on_host("mask", mask)[None]
-    return _convert(batch.reshape(1, -1), "the mask")[0]
+    return _convert(check_host_mask("mask", mask).reshape(1, -1), "the mask")[0]
 
 
 def to_mask_specs(masks: Any) -> list[MaskSpec]:
@@ -196,68 +195,8 @@ def to_mask_specs(masks: Any) -> list[MaskSpec]:
         >>> [spec.target_indices.tolist() for spec in specs]
         [[0], [1]]
     """
-    return _convert(_flat_batch(masks), "mask {} of the batch")
-
-
-class MaskStatistics(NamedTuple):
-    """How many tokens the masks of a batch hold, and where."""
-
-    min: int
-    mean: float
-    max: int
-    quantiles: dict[float, int]
-    """the count below or at which each of these fractions of the masks lies"""
-    coverage: np.ndarray
-    """float64[*grid], the fraction of the masks in which each token is set"""
-
-
-def mask_statistics(masks: Any) -> MaskStatistics:
-    """Counts the True tokens of a batch of masks.
-
-    Args:
-        masks: bool[batch, *grid], a NumPy or JAX array with exactly one batch axis and at least one
-            mask.
-
-    Returns:
-        MaskStatistics: `min`, `mean` and `max` of the counts, their `quantiles` at 1, 5, 25, 50,
-        75, 95 and 99 % (keys 0.01 to 0.99), and the per-token `coverage` float64[*grid].
-
-    Raises:
-        TypeError: if `masks` is traced or not a boolean array.
-        ValueError: if there is no mask, or no grid behind the batch axis.
-
-    Example:
-        >>> stats = mask_statistics(np.array([[True, False], [True, True]]))
-        >>> stats.min, stats.mean, stats.max, stats.coverage.tolist()
-        (1, 1.5, 2, [1.0, 0.5])
-    """
-    flat = _flat_batch(masks)
-    counts = flat.sum(axis=1)
-    fractions = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-    quantiles = np.quantile(counts, fractions, method="inverted_cdf")
-    return MaskStatistics(
-        int(counts.min()),
-        float(counts.mean()),
-        int(counts.max()),
-        {fraction: int(count) for fraction, count in zip(fractions, quantiles, strict=True)},
-        flat.mean(axis=0).reshape(masks.shape[1:]),
-    )
-
-
-def _on_host(name: str, mask: Any) -> np.ndarray:
-    if isinstance(mask, jax.core.Tracer):
-        raise TypeError(
-            f"{name} is traced: call this on what the jitted function returns; for index lists of "
-            "static length inside it, use token_indices"
-        )
-    return np.asarray(check_mask(name, mask))
-
-
-def _flat_batch(masks: Any) -> np.ndarray:
-    batch = _on_host("masks", masks)
-    if batch.ndim < 2:
-        raise ValueError(f"masks must have shape (batch, *grid), got {batch.shape}")
-    return batch.reshape(len(batch), -1)
+    batch = check_host_mask("masks", masks, batch=True)
+    return _convert(batch.reshape(len(batch), -1), "mask {} of the batch")
 
 
 def _convert(targets: np.ndarray, name: str) -> list[MaskSpec]:
@@ -278,7 +217,7 @@ def _convert(targets: np.ndarray, name: str) -> list[MaskSpec]:
 
 
 def _index_lists(masks: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
-    """Splits the token numbers of all masks, found at once, into read-only views."""
+    """Lists the True tokens of each mask, as read-only views of one array."""
     tokens = (np.flatnonzero(masks) % masks.shape[1]).astype(np.int32)
     tokens.flags.writeable = False
     stops = np.cumsum(counts).tolist()
