@@ -1,14 +1,18 @@
 """The command `python -m jepa_masks_jax`: masks as text, pictures and files."""
 
 import argparse
+import ast
+import contextlib
 import importlib.util
 import inspect
 import io
 import json
+import math
 import os
-import re
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,12 +21,13 @@ import numpy as np
 
 import jepa_masks_jax as jm
 
+Strategy = tuple[Callable[..., Any], tuple[int, ...]]
 IMAGE, VIDEO, SLOTS = (14, 14), (8, 14, 14), (7,)
 MAX_BATCH = 2**17
-LINE = 80
 ROWS, COLUMNS = 2, 7
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
-STRATEGIES: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+STRATEGIES: dict[str, Strategy] = {
     "block_mask": (jm.block_mask, IMAGE),
     "spatiotemporal_mask": (jm.spatiotemporal_mask, VIDEO),
     "multi_block_mask": (jm.multi_block_mask, IMAGE),
@@ -32,7 +37,7 @@ STRATEGIES: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "random_tube_mask": (jm.presets.videomae_tube, VIDEO),
     "object_mask": (jm.object_mask, SLOTS),
 }
-PRESETS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+PRESETS: dict[str, Strategy] = {
     "ijepa": (jm.presets.ijepa, IMAGE),
     "vjepa_short_range": (jm.presets.vjepa_short_range, VIDEO),
     "vjepa_long_range": (jm.presets.vjepa_long_range, VIDEO),
@@ -43,25 +48,14 @@ PRESETS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
 
 
 class Batch(NamedTuple):
-    """The masks of one strategy, on the host, with a leading batch axis."""
+    """The masks of one strategy: bool[batch, *grid] and bool[batch, num_targets, *grid]."""
 
     strategy: str
     grid: tuple[int, ...]
-    context: np.ndarray
-    """bool[batch, *grid]"""
-    target: np.ndarray
-    """bool[batch, *grid], or bool[batch, num_targets, *grid] of ijepa_masks"""
-
-    @property
-    def separate(self) -> bool:
-        """Whether each mask has several targets."""
-        return self.target.ndim > self.context.ndim
-
-    def sample(self, i: int) -> jm.ContextTargetMasks:
-        """One mask of the batch."""
-        context: Any = self.context[i]
-        targets: Any = self.target[i] if self.separate else self.target[i : i + 1]
-        return jm.ContextTargetMasks(context, targets)
+    context: Any
+    targets: Any
+    separate: bool
+    """Whether the strategy returns each target, as ijepa_masks."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,226 +63,207 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the message and ends with status 2."""
-        self.exit(2, f"python -m jepa_masks_jax: error: {message}; see --help\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def print_help(self, file: Any = None) -> None:
+        """Prints the help."""
+        say(self.format_help())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments = ["all", *arguments]
+    """Draws the masks, writes the file and prints the text."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
-    args = parser.parse_args(arguments)
     try:
+        args = parser.parse_args(argv)
         check_args(args)
-        batches = [draw(name, args) for name in args.names]
-        if args.out.suffix == ".png" and not has_matplotlib():
+        image = None if args.image is None else read_image(args.image)
+        names = STRATEGIES if args.strategy == "all" else [args.strategy]
+        batches = [draw(name, args) for name in names]
+        if args.out.suffix == ".png" and not HAS_MATPLOTLIB:
             done = "No picture: it needs matplotlib, which `pip install matplotlib` brings."
         else:
-            replace_file(args.out, make_file(batches, args))
+            contents = make_file(batches, image, args)
+            with naming("--out"):
+                args.out.write_bytes(contents)
             done = f"Wrote {args.out}"
-        print(*map(describe, batches), done, sep="\n", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-        parser.error(" ".join(str(error).split()))
+        say("\n".join([*map(describe, batches), done, ""]), done)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        parser.error(str(error) or repr(error))
 
 
 def make_parser() -> Parser:
-    """Makes a parser with one command for each strategy and preset, its options the function's."""
-    common = Parser(add_help=False)
-    common.add_argument("--batch", type=int, default=256, help="masks to draw (default 256)")
-    common.add_argument("--seed", type=int, default=0, help="seed of the key (default 0)")
-    common.add_argument("--image", metavar="PATH", help="photograph under the masks")
-    common.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        default=Path("masks.png"),
-        help="picture (.png), boolean masks (.npz) or index lists (.json); default %(default)s",
-    )
+    """Makes the parser; its help lists the strategies and presets."""
     parser = Parser(
         prog="python -m jepa_masks_jax",
         description="Draws a batch of JEPA masks, prints one, counts all, and saves them.",
-        epilog="Without a strategy, every one. STRATEGY --help lists the options of one.",
+        epilog=f"strategies:\n{table(STRATEGIES)}\n\npresets:\n{table(PRESETS)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(metavar="STRATEGY", required=True)
-    every = commands.add_parser("all", parents=[common], help="Draws every strategy (the default).")
-    every.set_defaults(names=list(STRATEGIES), options=[])
-    for name, (function, grid) in (STRATEGIES | PRESETS).items():
-        documented = getattr(function, "func", function)
-        summary = (inspect.getdoc(documented) or "").partition("\n")[0]
-        short = re.sub("_masks?$", "", name).replace("_", "-")
-        command = commands.add_parser(
-            name,
-            aliases=[] if short in PRESETS else [short],
-            parents=[common],
-            help=f"Preset of {documented.__name__}." if name in PRESETS else summary,
-            description=summary,
-        )
-        command.add_argument(
-            "--grid", default=by(grid), help="sides of the grid (default %(default)s)"
-        )
-        parameters = inspect.signature(function).parameters.values()
-        options = [option for option in parameters if option.kind is option.KEYWORD_ONLY]
-        for option in options:
-            add_option(command, option, documented)
-        command.set_defaults(names=[name], options=[option.name for option in options])
+    add, names = parser.add_argument, ["all", *STRATEGIES, *PRESETS]
+    about = "a strategy or preset (default: all strategies)"
+    add("strategy", nargs="?", default="all", choices=names, metavar="STRATEGY", help=about)
+    add("--grid", type=sides, help="sides of the grid, such as 14x14 or 8x14x14")
+    add("--batch", type=int, default=256, metavar="N", help="masks to draw (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the key (default: %(default)s)")
+    add("--image", metavar="PATH", help="photograph under the masks")
+    about = "picture (.png), boolean masks (.npz) or index lists (.json); default: %(default)s"
+    add("--out", type=Path, default="masks.png", metavar="FILE", help=about)
+    about = "options of the strategy, such as num_targets=2 target_scale=0.1,0.15"
+    pairs: Any = {"type": assignment, "nargs": "+", "action": "extend", "default": []}
+    add("--set", metavar="OPTION=VALUE", help=about, **pairs)
     return parser
 
 
-def add_option(command: Parser, option: inspect.Parameter, function: Callable[..., Any]) -> None:
-    """Adds a strategy's option, its type that of the default and its help from the docstring."""
-    found = re.search(
-        rf"^    {option.name}: (.*?)(?=^    \w+: |^\w|\Z)",
-        inspect.getdoc(function) or "",
-        re.M | re.S,
-    )
-    text = " ".join(found[1].replace("`", "").replace("%", "%%").split()) if found else ""
-    flag, default = "--" + option.name.replace("_", "-"), option.default
-    if isinstance(default, bool):
-        command.add_argument(flag, action="store_true", help=text)
-    elif isinstance(default, tuple):
-        command.add_argument(
-            flag,
-            type=type(default[0]),
-            nargs=2,
-            metavar=("MIN", "MAX"),
-            default=default,
-            help=f"{text} Default {default[0]} {default[1]}.",
-        )
-    else:
-        command.add_argument(
-            flag,
-            type=type(default),
-            nargs="+" if "or an inclusive pair" in text else None,
-            metavar=type(default).__name__.upper(),
-            default=default,
-            help=f"{text} Default {default}.",
-        )
+def table(strategies: dict[str, Strategy]) -> str:
+    """Lists names, default grids and options, as the command takes them."""
+    rows = []
+    for name, (function, grid) in strategies.items():
+        options = [
+            f"{option}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for option, value in options_of(function).items()
+        ]
+        row = f"  {name:<19}  {by(grid):<7}  {' '.join(options)}"
+        rows += textwrap.wrap(row, shutil.get_terminal_size().columns, subsequent_indent=" " * 32)
+    return "\n".join(rows)
 
 
-def draw(name: str, args: argparse.Namespace) -> Batch:
-    """Draws a batch of one strategy's masks in one jitted call."""
-    function, grid = (STRATEGIES | PRESETS)[name]
-    if "grid" in args:
-        if not re.fullmatch(r"\d+(x\d+)*", args.grid):
-            raise ValueError(f"--grid must be sides such as 14x14 or 8x14x14, got {args.grid}")
-        grid = tuple(int(side) for side in args.grid.split("x"))
-    slots = function in (jm.object_mask, jm.presets.cjepa)
-    if slots and len(grid) != 1:
-        raise ValueError(f"--grid must be a number of slots such as 7, got {args.grid}")
-    options = {option: getattr(args, option) for option in args.options}
-    options = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in options.items()}
-    shape = grid[0] if slots else grid
-    keys = jax.random.split(jax.random.key(args.seed), args.batch)
-    masks = jax.jit(jax.vmap(lambda key: function(key, shape, **options)))(keys)
-    if isinstance(masks, jm.ContextTargetMasks):
-        return Batch(name, grid, np.asarray(masks.context), np.asarray(masks.targets))
-    target = np.asarray(masks)
-    return Batch(name, grid, ~target, target)
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the options of a strategy and their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
-def describe(batch: Batch) -> str:
-    """Shows the first mask as text, and the counts of all."""
-    target = np.asarray(batch.target.any(axis=1)) if batch.separate else batch.target
-    counts = {"context": batch.context, "target": target}
-    if batch.separate:
-        counts["each target"] = batch.target.reshape(-1, *batch.grid)
-    title = f"{batch.strategy} {by(batch.grid)}, {len(target)} mask{'s' * (len(target) > 1)}"
-    lines = [title, *text_picture(batch), ""]
-    lines.append(f"{'tokens':>12} {'min':>6} {'mean':>8} {'max':>6}")
-    for side, masks in counts.items():
-        stats = jm.mask_statistics(masks)
-        lines.append(f"{side:>12} {stats.min:6} {stats.mean:8.1f} {stats.max:6}")
-    lines.append(f"ratio {target.mean():.3f} of the tokens are targets")
-    return "\n".join([*lines, ""])
+def by(grid: tuple[int, ...]) -> str:
+    """Writes a grid as `--grid` takes it: 14x14."""
+    return "x".join(map(str, grid))
 
 
-def text_picture(batch: Batch) -> list[str]:
-    """Draws the first mask in characters: as many frames of a video as fit, evenly spaced."""
-    video = (1, 1, *batch.grid)[-3:]
-    context, targets = batch.sample(0)
-    characters = np.full(video, " ")
-    characters[context.reshape(video)] = "."
-    for i, target in enumerate(targets.reshape(-1, *video)):
-        characters[target] = "123456789"[i % 9] if batch.separate else "#"
-    shown = min(video[0], max(1, (LINE + 2) // (video[2] + 2)))
-    frames = np.linspace(0, video[0] - 1, shown).astype(int)
-    legend = (
-        ". context  1-9 a target, the last on top  blank neither"
-        if batch.separate
-        else ". context  # target"
-    )
-    if video[0] > 1:
-        legend += f"  (frames {', '.join(map(str, frames))})"
-    return [
-        legend,
-        *("  ".join("".join(characters[f, row]) for f in frames) for row in range(video[1])),
-    ]
+def sides(text: str) -> tuple[int, ...]:
+    """Reads a grid."""
+    return tuple(map(int, text.split("x")))
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Reads OPTION=VALUE; a value that is not a Python literal is a string."""
+    option, value = text.split("=", 1)
+    try:
+        return option, ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return option, value
 
 
 def check_args(args: argparse.Namespace) -> None:
     """Refuses what no strategy could work with, before anything is drawn."""
+    suffix = args.out.suffix
     if not 0 <= args.seed < 2**32:
         raise ValueError(f"--seed must be in [0, {2**32}), got {args.seed}")
     if not 1 <= args.batch <= MAX_BATCH:
         raise ValueError(f"--batch must be in [1, {MAX_BATCH}], got {args.batch}")
-    suffix = args.out.suffix
-    if not args.out.parent.is_dir():
-        raise ValueError(f"--out must be in a folder that exists, got {args.out}")
     if suffix not in (".png", ".npz", ".json"):
         raise ValueError(f"--out must end in .png, .npz or .json, got {args.out}")
-    if suffix != ".png" and len(args.names) > 1:
-        raise ValueError(f"--out with {suffix} needs one strategy, such as block_mask")
-    if args.image is not None:
-        if suffix != ".png":
-            raise ValueError(f"--image needs an --out that ends in .png, got {args.out}")
-        if not has_matplotlib():
-            raise ValueError("--image needs matplotlib, which `pip install matplotlib` brings")
-        args.image = read_image(args.image)
-
-
-def make_file(batches: list[Batch], args: argparse.Namespace) -> bytes:
-    """Returns the contents of the file: a picture, or the masks of the only batch."""
-    suffix = args.out.suffix
-    if suffix == ".png":
-        return make_picture(batches, args.image)
-    (batch,) = batches
-    if suffix == ".npz":
-        file = io.BytesIO()
-        arrays: dict[str, Any] = {"targets" if batch.separate else "target": batch.target}
-        np.savez_compressed(file, context=batch.context, **arrays)
-        return file.getvalue()
-    if batch.separate:
-        masks = [
-            {
-                "context_indices": np.flatnonzero(context).tolist(),
-                "target_indices": [np.flatnonzero(target).tolist() for target in targets],
-                "total_tokens": context.size,
-            }
-            for context, targets in zip(batch.context, batch.target, strict=True)
-        ]
-    else:
-        masks = [spec.to_dict() for spec in jm.to_mask_specs(batch.target)]
-    fields = {"strategy": batch.strategy, "grid": batch.grid, "seed": args.seed, "masks": masks}
-    return json.dumps(fields).encode()
+    if args.strategy == "all" and (args.grid or args.set or suffix != ".png"):
+        raise ValueError("--grid, --set, and --out with .npz or .json, need one STRATEGY")
+    if args.image is not None and (suffix != ".png" or not HAS_MATPLOTLIB):
+        raise ValueError("--image needs matplotlib (pip install matplotlib) and an --out .png")
+    with naming("--out"):
+        args.out.parent.stat()
 
 
 def read_image(path: str) -> np.ndarray:
-    """Reads a picture of any format that Pillow knows."""
-    from PIL import Image
+    """Reads a picture of any format that Pillow knows: uint8 RGB, or float grey in [0, 1]."""
+    from PIL import Image, ImageOps
 
+    with naming("--image"), Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file)
+        if not picture.mode.startswith(("I", "F")):
+            return np.asarray(picture.convert("RGBA").convert("RGB"))
+        grey = np.asarray(picture)
+        return grey / max(grey.max(), 1 if picture.mode == "F" else 2**16 - 1)
+
+
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Puts the flag before the message of an error."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"--image must be a picture, got {path!r}") from error
+        yield
+    except Exception as error:
+        raise ValueError(f"{flag}: {error}") from error
 
 
-def has_matplotlib() -> bool:
-    """Whether pictures can be made."""
-    return importlib.util.find_spec("matplotlib") is not None
+def draw(name: str, args: argparse.Namespace) -> Batch:
+    """Draws a batch of one strategy's masks in one jitted call."""
+    function, default = (STRATEGIES | PRESETS)[name]
+    grid, options, known = args.grid or default, dict(args.set), options_of(function)
+    if not options.keys() <= known.keys():
+        raise ValueError(f"--set: the options of {name} are {', '.join(known)}; got {[*options]}")
+    if args.image is not None and args.strategy == name and len(grid) == 1:
+        raise ValueError(f"--image needs the grid of an image or a video, not {by(grid)} slots")
+    shape = grid[0] if default is SLOTS and len(grid) == 1 else grid
+    keys = jax.random.split(jax.random.key(args.seed), args.batch)
+    masks = jax.jit(jax.vmap(lambda key: function(key, shape, **options)))(keys)
+    if isinstance(masks, jm.ContextTargetMasks):
+        return Batch(name, grid, np.asarray(masks.context), np.asarray(masks.targets), True)
+    target = np.asarray(masks)
+    return Batch(name, grid, ~target, target[:, None], False)
+
+
+def describe(batch: Batch) -> str:
+    """Shows the first mask as text, and the counts of all."""
+    target = batch.targets.any(axis=1)
+    counts = {"context": batch.context, "target": target}
+    if batch.separate:
+        counts["each target"] = batch.targets.reshape(-1, *batch.grid)
+    title = f"{batch.strategy} {by(batch.grid)}, {len(target)} mask{'s' * (len(target) > 1)}"
+    lines = [title, *text_picture(batch), "", f"{'tokens':>12} {'min':>6} {'mean':>8} {'max':>6}"]
+    for side, masks in counts.items():
+        stats = jm.mask_statistics(masks)
+        lines.append(f"{side:>12} {stats.min:6} {stats.mean:8.1f} {stats.max:6}")
+    return "\n".join([*lines, f"ratio {target.mean():.3f} of the tokens are targets", ""])
+
+
+def text_picture(batch: Batch) -> list[str]:
+    """Draws the first mask in characters: of a video, evenly spaced frames that fit in a line."""
+    video = math.prod(batch.grid[:-2]), *(1, *batch.grid)[-2:]
+    frames, height, width = video
+    characters = np.full(video, " ")
+    characters[batch.context[0].reshape(video)] = "."
+    for i, target in enumerate(batch.targets[0].reshape(-1, *video)):
+        characters[target] = "123456789"[i % 9] if batch.separate else "#"
+    columns = shutil.get_terminal_size().columns
+    fitting = min(frames, max(1, (columns + 2) // (width + 2)))
+    shown = np.linspace(0, frames - 1, fitting).astype(int)
+    rows = ["  ".join("".join(characters[f, row]) for f in shown) for row in range(height)]
+    names = "1-9 a target, the last on top  blank neither" if batch.separate else "# target"
+    legend = f". context  {names}"
+    if frames > 1:
+        legend += f"  (frames {', '.join(map(str, shown))})"
+    if width > columns:
+        legend += f"  ({columns - 1} of {width} columns)"
+        rows = [row[: columns - 1] + ">" for row in rows]
+    return [legend, *rows]
+
+
+def make_file(batches: list[Batch], image: np.ndarray | None, args: argparse.Namespace) -> bytes:
+    """Returns the contents of the file: a picture, or the masks of the only batch."""
+    if args.out.suffix == ".png":
+        return make_picture(batches, image)
+    (batch,) = batches
+    if args.out.suffix == ".npz":
+        file = io.BytesIO()
+        arrays = {"targets": batch.targets} if batch.separate else {"target": batch.targets[:, 0]}
+        np.savez_compressed(file, context=batch.context, **arrays)
+        return file.getvalue()
+    masks: list[Any] = []
+    for context, targets in zip(batch.context, batch.targets, strict=True):
+        seen, *blocks = [np.flatnonzero(mask).tolist() for mask in (context, *targets)]
+        mask = {"context_indices": seen, "target_indices": blocks if batch.separate else blocks[0]}
+        masks.append(mask | {"total_tokens": context.size})
+    fields = {"strategy": batch.strategy, "grid": batch.grid, "seed": args.seed, "masks": masks}
+    return json.dumps(fields).encode()
 
 
 def make_picture(batches: list[Batch], image: np.ndarray | None) -> bytes:
@@ -308,7 +283,8 @@ def make_picture(batches: list[Batch], image: np.ndarray | None) -> bytes:
         for column, sample in enumerate(s for s in samples if s < len(batch.context)):
             ax = figure.add_subplot(grid[i, :] if one_per_row else grid[i, column])
             under = None if len(batch.grid) == 1 else photograph
-            plotting.show_mask(batch.sample(sample), image=under, ax=ax)
+            mask = jm.ContextTargetMasks(batch.context[sample], batch.targets[sample])
+            plotting.show_mask(mask, image=under, ax=ax)
             if column == 0 and row == 0:
                 ax.set_title(f"{batch.strategy} {by(batch.grid)}", fontsize=9, loc="left")
     file = io.BytesIO()
@@ -318,21 +294,15 @@ def make_picture(batches: list[Batch], image: np.ndarray | None) -> bytes:
     return small.getvalue()
 
 
-def replace_file(path: Path, contents: bytes) -> None:
-    """Writes a file whole or leaves what was there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def say(text: str, done: str = "nothing was written") -> None:
+    """Prints the text; where that fails, the error says what was done before."""
     try:
-        part.write_bytes(contents)
-        part.replace(path)
+        print(text, end="", flush=True)
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def by(grid: tuple[int, ...]) -> str:
-    """Writes a grid as the command reads it: 14x14."""
-    return "x".join(map(str, grid))
+        # Python flushes stdout again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(f"cannot print the text: {error.strerror}; {done}") from error
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 import contextlib
 import functools
+import importlib.util
 import inspect
 import io
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +86,29 @@ def fails(capsys):
         return error
 
     return fails
+
+
+@pytest.fixture
+def always_draws(monkeypatch):
+    """Makes block_mask, or another strategy, draw the given masks whatever the key."""
+
+    def always_draws(masks, name="block_mask"):
+        grid = np.shape(masks.context if isinstance(masks, tuple) else masks)
+        drawn = jax.tree.map(jnp.asarray, masks)
+        monkeypatch.setitem(command.STRATEGIES, name, (lambda key, grid: drawn, grid))
+
+    return always_draws
+
+
+@pytest.fixture
+def quickly(always_draws):
+    """Lets block_mask return at once, for tests of all that follows."""
+    always_draws(from_rows("..#", ".##"))
+
+
+def from_rows(*rows, target="#"):
+    """Reads a mask from the characters of its rows."""
+    return np.array([list(row) for row in rows]) == target
 
 
 def read_npz(path):
@@ -205,28 +232,28 @@ def test_text_and_file_of_a_preset_show_its_masks(run, name):
     ("line", "name", "grid", "options"),
     [
         (
-            "block --grid 6x9 --num-targets 2 --target-scale 0.3 0.4 --target-aspect-ratio 1.5 3",
+            "block_mask --grid 6x9 --set num_targets=2 target_scale=0.3,0.4 "
+            "target_aspect_ratio=1.5,3",
             "block_mask",
             (6, 9),
             {"num_targets": 2, "target_scale": (0.3, 0.4), "target_aspect_ratio": (1.5, 3.0)},
         ),
         (
-            "spatiotemporal --grid 4x6x8 --num-targets 1 --temporal-extent 1 3 "
-            "--spatial-scale 0.3 0.6",
+            "spatiotemporal_mask --grid 4x6x8 --set num_targets=1 --set temporal_extent=1,3 "
+            "spatial_scale=(0.3,0.6)",
             "spatiotemporal_mask",
             (4, 6, 8),
             {"num_targets": 1, "temporal_extent": (1, 3), "spatial_scale": (0.3, 0.6)},
         ),
         (
-            "multi-block --grid 7x7 --num-blocks 2 --mask-ratio 0.8",
+            "multi_block_mask --grid 7x7 --set num_blocks=3 mask_ratio=0.8 num_blocks=2",
             "multi_block_mask",
             (7, 7),
             {"num_blocks": 2, "mask_ratio": 0.8},
         ),
         (
-            "ijepa_masks --grid 9x8 --num-targets 3 --target-scale 0.1 0.12 "
-            "--target-aspect-ratio 0.3 0.5 --context-scale 0.2 0.3 --min-keep 12 "
-            "--sampling reference",
+            "ijepa_masks --grid 9x8 --set num_targets=3 target_scale=0.1,0.12 "
+            "target_aspect_ratio=0.3,0.5 context_scale=0.2,0.3 min_keep=12 sampling=reference",
             "ijepa_masks",
             (9, 8),
             {
@@ -239,14 +266,14 @@ def test_text_and_file_of_a_preset_show_its_masks(run, name):
             },
         ),
         (
-            "ijepa --grid 9x8 --num-targets 2 --allow-overlap",
+            "ijepa --grid 9x8 --set num_targets=2 allow_overlap=True",
             "ijepa",
             (9, 8),
             {"num_targets": 2, "allow_overlap": True},
         ),
         (
-            "vjepa --grid 5x6x7 --num-blocks 2 --spatial-scale 0.2 0.3 --temporal-scale 0.3 0.7 "
-            "--aspect-ratio 2 3 --max-temporal-keep 0.8",
+            "vjepa_mask --grid 5x6x7 --set num_blocks=2 spatial_scale=0.2,0.3 "
+            "temporal_scale=0.3,0.7 aspect_ratio=2,3 max_temporal_keep=0.8",
             "vjepa_mask",
             (5, 6, 7),
             {
@@ -257,14 +284,20 @@ def test_text_and_file_of_a_preset_show_its_masks(run, name):
                 "max_temporal_keep": 0.8,
             },
         ),
-        ("random --grid 3x3 --mask-ratio 0.2", "random_mask", (3, 3), {"mask_ratio": 0.2}),
+        ("random_mask --grid 3x3 --set mask_ratio=0.2", "random_mask", (3, 3), {"mask_ratio": 0.2}),
         (
-            "random-tube --grid 2x3x3 --mask-ratio 0.5",
+            "random_tube_mask --grid 2x3x3 --set mask_ratio=0.5",
             "random_tube_mask",
             (2, 3, 3),
             {"mask_ratio": 0.5},
         ),
-        ("object --grid 9 --num-masked 4", "object_mask", (9,), {"num_masked": 4}),
+        ("object_mask --grid 9 --set num_masked=4", "object_mask", (9,), {"num_masked": 4}),
+        (
+            "cjepa --grid 9 --set num_masked=1,4",
+            "cjepa",
+            (9,),
+            {"num_masked": (1, 4)},
+        ),
     ],
     ids=lambda value: value.split()[0] if isinstance(value, str) and " " in value else "",
 )
@@ -276,8 +309,56 @@ def test_grid_seed_batch_and_options_reach_the_function(run, line, name, grid, o
     assert_text_counts(text, context, targets)
 
 
+def test_the_largest_seed_and_batch_are_taken(run):
+    text = run(f"object_mask --batch {2**17} --seed {2**32 - 1} --out masks.npz")
+    assert text.startswith(f"object_mask 7, {2**17} masks\n")
+    assert_same_masks(read_npz("masks.npz"), draw("object_mask", batch=2**17, seed=2**32 - 1))
+
+
+def test_the_last_of_overlapping_targets_is_on_top_and_each_is_counted(run, always_draws):
+    drawing = [
+        from_rows("1111..", "1111..", target="1"),
+        from_rows("..222.", "......", target="2"),
+        from_rows("...3..", "...3..", target="3"),
+    ]
+    context = from_rows(".....#", ".....#")
+    always_draws(jm.ContextTargetMasks(context, np.stack(drawing)))
+    lines = run("block_mask --batch 2 --out masks.npz").splitlines()
+    assert "the last on top" in lines[1]
+    assert lines[2:4] == ["11232.", "1113 ."]
+    assert ["each", "target", "2", "4.3", "8"] in [line.split() for line in lines]
+
+
+def test_rows_that_are_wider_than_the_terminal_are_cut(run, always_draws, monkeypatch):
+    rows = ["..#" * 10, "#.." * 10]
+    always_draws(from_rows(*rows))
+    monkeypatch.setenv("COLUMNS", "30")
+    _, legend, *shown = run("block_mask --batch 1 --out masks.npz").splitlines()
+    assert shown[:2] == rows
+    assert "30" not in legend
+    monkeypatch.setenv("COLUMNS", "29")
+    _, legend, *shown = run("block_mask --batch 1 --out masks.npz").splitlines()
+    assert shown[:2] == [row[:28] + ">" for row in rows]
+    assert "28 of 30 columns" in legend
+
+
+def test_frames_of_a_video_are_shown_as_the_terminal_has_room(run, always_draws, monkeypatch):
+    frames = [("#" * i + "." * (7 - i), "." * 7) for i in range(7)]
+    always_draws(np.stack([from_rows(*frame) for frame in frames]))
+    for columns, wanted in [("200", range(7)), ("25", [0, 3, 6]), ("24", [0, 6]), ("7", [0])]:
+        monkeypatch.setenv("COLUMNS", columns)
+        _, legend, *shown = run("block_mask --batch 1 --out masks.npz").splitlines()
+        assert f"frames {', '.join(map(str, wanted))})" in legend
+        assert shown[0] == "  ".join(frames[i][0] for i in wanted)
+    monkeypatch.setenv("COLUMNS", "6")
+    _, legend, *shown = run("block_mask --batch 1 --out masks.npz").splitlines()
+    assert shown[:2] == [".....>", ".....>"]
+    assert "frames 0)" in legend
+    assert "5 of 7 columns" in legend
+
+
 def test_json_holds_the_index_lists_of_the_masks(run):
-    run("block --batch 5 --out masks.json")
+    run("block_mask --batch 5 --out masks.json")
     file = json.loads(Path("masks.json").read_text())
     masks = file.pop("masks")
     assert file == {"strategy": "block_mask", "grid": [14, 14], "seed": 0}
@@ -303,102 +384,230 @@ def assert_is_a_picture(path):
         assert len(picture.convert("RGB").getcolors(maxcolors=2**24)) > 10
 
 
-def test_picture_over_an_image_of_ones_own(run):
-    Image.new("RGB", (90, 60), (10, 200, 30)).save("photo.jpg")
-    run("block --grid 4x4 --batch 3 --image photo.jpg --out own.png")
+COLOR = (10, 200, 30)
+ONE_COLOR = Image.new("RGB", (90, 60), COLOR)
+SEE_THROUGH = {"transparency": bytes(range(10, 10 + len(ONE_COLOR.quantize(4).getcolors())))}
+SHADE = np.full((60, 90), 0.4)
+SHADE[0, 0] = 1
+PHOTOGRAPHS = {
+    "RGB": ("photo.jpg", ONE_COLOR, COLOR, {}),
+    "palette": ("photo.png", ONE_COLOR.quantize(4), COLOR, {}),
+    "palette with transparency": ("photo.png", ONE_COLOR.quantize(4), COLOR, SEE_THROUGH),
+    "RGBA": ("photo.png", ONE_COLOR.convert("RGBA"), COLOR, {}),
+    "CMYK": ("photo.jpg", ONE_COLOR.convert("CMYK"), COLOR, {}),
+    "grey": ("photo.png", Image.new("L", (90, 60), 102), (102,) * 3, {}),
+    "grey with alpha": ("photo.png", Image.new("LA", (90, 60), (102, 255)), (102,) * 3, {}),
+    "16 bits": ("p.png", Image.fromarray((65535 * SHADE).astype(np.uint16)), (102,) * 3, {}),
+    "dark 16 bits": ("p.png", Image.new("I;16", (90, 60), 51 * 257), (51,) * 3, {}),
+    "32 bits": ("p.tif", Image.fromarray((2e9 * SHADE).astype(np.int32)), (102,) * 3, {}),
+    "float": ("p.tif", Image.fromarray(SHADE.astype(np.float32)), (102,) * 3, {}),
+    "float to 255": ("p.tif", Image.fromarray((255 * SHADE).astype(np.float32)), (102,) * 3, {}),
+}
+
+
+def pixels_like(path, color):
+    """Where a picture has a colour, nearly: bool[height, width]."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    return np.abs(pixels - color).max(axis=-1) < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "photograph", "color", "saved"), PHOTOGRAPHS.values(), ids=PHOTOGRAPHS
+)
+def test_a_photograph_of_any_kind_lies_under_the_masks(
+    run, always_draws, name, photograph, color, saved
+):
+    photograph.save(name, **saved)
+    always_draws(from_rows("....", "...#"))
+    run(f"block_mask --batch 3 --image {name} --out own.png")
     assert_is_a_picture("own.png")
-    with Image.open("own.png") as picture:
-        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
-    assert (np.abs(pixels - [10, 200, 30]).max(axis=1) < 12).mean() > 0.1
+    assert pixels_like("own.png", color).mean() > 0.05
 
 
-def test_running_again_replaces_the_file(run, tmp_path):
+def test_a_photograph_taken_with_the_camera_on_its_side_stands_upright(run, always_draws):
+    photograph = np.zeros((60, 60, 3), np.uint8)
+    photograph[:, :30, 0] = photograph[:, 30:, 2] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: the left column is the top of the scene
+    Image.fromarray(photograph).save("photo.png", exif=exif)
+    always_draws(from_rows("....", "...#"))
+    run("block_mask --batch 1 --image photo.png --out own.png")
+    top, bottom = (pixels_like("own.png", color) for color in ([200, 0, 0], [0, 0, 200]))
+    assert top.any()
+    assert bottom.any()
+    assert np.flatnonzero(top.any(axis=1)).max() < np.flatnonzero(bottom.any(axis=1)).min()
+
+
+def test_without_a_strategy_a_photograph_lies_under_all_but_the_slots(
+    run, always_draws, monkeypatch
+):
+    monkeypatch.setattr(command, "STRATEGIES", {})
+    always_draws(from_rows("....", "...#"))
+    always_draws(np.array([True, False, False]), "object_mask")
+    ONE_COLOR.save("photo.png")
+    run("--batch 2 --image photo.png --out own.png")
+    rows = pixels_like("own.png", COLOR).any(axis=1)
+    assert rows[: len(rows) // 2].any()
+    assert not rows[len(rows) // 2 :].any()
+
+
+@pytest.mark.parametrize("line", ["object_mask", "cjepa --grid 9"])
+def test_a_photograph_under_slots_is_refused(fails, line):
+    ONE_COLOR.save("photo.png")
+    assert "--image" in fails(f"{line} --image photo.png")
+    assert os.listdir() == ["photo.png"]
+
+
+def test_a_photograph_that_is_too_large_or_cut_short_is_refused_with_the_reason(fails, monkeypatch):
+    ONE_COLOR.save("photo.bmp")
+    Path("short.bmp").write_bytes(Path("photo.bmp").read_bytes()[:5000])
+    error = fails("block_mask --image short.bmp")
+    assert "--image" in error
+    assert "truncated" in error
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    error = fails("block_mask --image photo.bmp")
+    assert "--image" in error
+    assert "exceeds" in error
+
+
+def test_running_again_replaces_the_file(run, quickly, tmp_path):
     for seed in (3, 4):
-        run(f"block --grid 4x4 --batch 2 --seed {seed} --out masks.json")
+        run(f"block_mask --batch 2 --seed {seed} --out masks.json")
         assert json.loads(Path("masks.json").read_text())["seed"] == seed
     assert os.listdir(tmp_path) == ["masks.json"]
 
 
-def half_written(path, contents):
-    with open(path, "wb") as file:
-        file.write(contents[: len(contents) // 2])
-    raise OSError(28, "No space left on device")
+def test_a_link_stays_a_link_and_a_file_keeps_its_mode(run, quickly):
+    Path("masks.json").touch(mode=0o600)
+    Path("link.json").symlink_to("masks.json")
+    run("block_mask --batch 2 --out link.json")
+    assert Path("link.json").is_symlink()
+    assert stat.S_IMODE(os.stat("masks.json").st_mode) == 0o600
+    assert len(json.loads(Path("masks.json").read_text())["masks"]) == 2
 
 
-def not_replaced(path, target):
-    raise PermissionError(13, "Permission denied")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_fifo_is_fed(run, quickly):
+    os.mkfifo("masks.json")
+    got = []
+    reader = threading.Thread(target=lambda: got.append(Path("masks.json").read_text()))
+    reader.daemon = True
+    reader.start()
+    run("block_mask --batch 2 --out masks.json")
+    reader.join(timeout=60)
+    assert stat.S_ISFIFO(os.stat("masks.json").st_mode)
+    assert len(json.loads(got[0])["masks"]) == 2
 
 
-@pytest.mark.parametrize(
-    ("method", "broken", "reason"),
-    [
-        ("write_bytes", half_written, "No space left on device"),
-        ("replace", not_replaced, "Permission denied"),
-    ],
-)
-def test_a_failed_write_leaves_what_was_there(fails, tmp_path, monkeypatch, method, broken, reason):
+def test_a_file_is_made_whole_before_what_was_there_is_overwritten(fails, quickly, monkeypatch):
+    def out_of_memory(*args, **arrays):
+        raise MemoryError("no room for the file")
+
     Path("masks.npz").write_bytes(b"what was there")
-    monkeypatch.setattr(Path, method, broken)
-    error = fails("block --grid 4x4 --batch 2 --out masks.npz")
-    assert "masks.npz" in error
-    assert reason in error
-    assert os.listdir(tmp_path) == ["masks.npz"]
-    assert (tmp_path / "masks.npz").read_bytes() == b"what was there"
+    monkeypatch.setattr(np, "savez_compressed", out_of_memory)
+    assert "no room for the file" in fails("block_mask --batch 2 --out masks.npz")
+    assert Path("masks.npz").read_bytes() == b"what was there"
+
+
+needs_full_device = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+
+
+@needs_full_device
+def test_a_full_disk_is_named_as_the_reason(fails, quickly):
+    Path("masks.npz").symlink_to("/dev/full")
+    error = fails("block_mask --batch 2 --out masks.npz")
+    assert "--out" in error
+    assert "No space left on device" in error
+
+
+@pytest.mark.parametrize("option", ["--out", "--image"])
+@pytest.mark.parametrize("path", ["a" * 300 + ".png", "b" * 300 + "/a.png"])
+def test_a_name_that_is_too_long_is_named_as_the_reason(fails, quickly, option, path):
+    error = fails(f"block_mask --batch 2 {option} {path}")
+    assert option in error
+    assert "File name too long" in error
+
+
+def test_an_interruption_ends_quietly(monkeypatch, capsys):
+    def interrupted(key, grid):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(command.STRATEGIES, "block_mask", (interrupted, (14, 14)))
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stop:
+        command.main(["block_mask"])
+    assert stop.type is SystemExit
+    assert stop.value.code == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_names_that_the_terminal_cannot_show_are_written_in_ascii(monkeypatch, quickly):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    command.main(["block_mask", "--batch", "2", "--out", "mäsk.npz"])
+    assert terminal.buffer.getvalue().endswith(b"\nWrote m\\xe4sk.npz\n")
+    assert os.listdir() == ["mäsk.npz"]
 
 
 @pytest.mark.parametrize(
     ("line", "offenders"),
     [
         ("nope", ["STRATEGY", "nope"]),
-        ("--batch 3 block", ["block"]),
-        ("block extra", ["extra"]),
-        ("block --nope 3", ["--nope"]),
+        ("block", ["STRATEGY", "block"]),
+        ("block_mask extra", ["extra"]),
+        ("block_mask --nope 3", ["--nope"]),
+        ("block_mask --set", ["--set"]),
+        ("block_mask --set num_targets", ["--set", "num_targets"]),
+        ("block_mask --set nope=3", ["nope", "num_targets", "target_scale", "target_aspect_ratio"]),
+        ("block_mask --set key=3", ["key", "num_targets"]),
+        ("object_mask --set num-masked=3", ["num-masked", "num_masked"]),
         ("--grid 14x14", ["--grid"]),
-        ("all --num-targets 3", ["--num-targets"]),
-        ("block --batch", ["--batch"]),
-        ("block --batch 0", ["--batch", "0"]),
-        ("block --batch -3", ["--batch", "-3"]),
-        ("block --batch many", ["--batch", "many"]),
-        ("block --batch 2.5", ["--batch", "2.5"]),
-        ("block --batch 99999999999", ["--batch", "99999999999"]),
+        ("all --set num_targets=3", ["--set"]),
+        ("block_mask --batch", ["--batch"]),
+        ("block_mask --batch 0", ["--batch", "0"]),
+        ("block_mask --batch -3", ["--batch", "-3"]),
+        ("block_mask --batch many", ["--batch", "many"]),
+        ("block_mask --batch 2.5", ["--batch", "2.5"]),
+        (f"block_mask --batch {2**17 + 1}", ["--batch", f"{2**17 + 1}"]),
         ("--seed -1", ["--seed", "-1"]),
         ("--seed 4294967296", ["--seed", "4294967296"]),
         ("--seed 1.5", ["--seed", "1.5"]),
-        ("block --grid 14", ["grid", "14"]),
-        ("block --grid 14,14", ["--grid", "14,14"]),
-        ("block --grid -1x4", ["--grid"]),
-        ("block --grid 0x4", ["grid", "0"]),
-        ("block --grid 1x1", ["grid", "1"]),
-        ("block --grid 2x2x2x2", ["grid", "2"]),
-        ("block --grid 99999999x99999999", ["grid", "99999999"]),
-        ("block --grid ", ["--grid"]),
+        ("block_mask --grid 14", ["grid", "14"]),
+        ("block_mask --grid 14,14", ["--grid", "14,14"]),
+        ("block_mask --grid -1x4", ["--grid"]),
+        ("block_mask --grid 0x4", ["grid", "0"]),
+        ("block_mask --grid 1x1", ["grid", "1"]),
+        ("block_mask --grid 2x2x2x2", ["grid", "2"]),
+        ("block_mask --grid 99999999x99999999", ["grid", "99999999"]),
+        ("block_mask --grid ", ["--grid"]),
         ("ijepa --grid 8x14x14", ["grid", "8, 14, 14"]),
-        ("random-tube --grid 14x14", ["grid", "14, 14"]),
-        ("object --grid 3x4", ["3", "4"]),
-        ("object --grid 1", ["1"]),
-        ("block --num-targets 0", ["num_targets", "0"]),
-        ("block --num-targets 2.5", ["--num-targets", "2.5"]),
-        ("block --target-scale 0.5", ["--target-scale"]),
-        ("block --target-scale 0.5 0.1", ["target_scale", "0.5"]),
-        ("block --target-scale nan nan", ["target_scale", "nan"]),
-        ("block --target-scale 0.5 1.5", ["target_scale", "1.5"]),
-        ("spatiotemporal --temporal-extent 4 2", ["temporal_extent", "4"]),
-        ("spatiotemporal --temporal-extent 2.0 4", ["--temporal-extent", "2.0"]),
-        ("random --mask-ratio 1.5", ["mask_ratio", "1.5"]),
-        ("ijepa --min-keep 1000", ["min_keep", "1000"]),
-        ("ijepa --sampling other", ["sampling", "other"]),
-        ("object --num-masked 7", ["num_masked", "7"]),
-        ("block --out masks.txt", ["--out", "masks.txt"]),
-        ("block --out masks", ["--out", "masks"]),
-        ("block --out ", ["--out"]),
-        ("block --out nowhere/masks.png", ["--out", "nowhere"]),
+        ("random_tube_mask --grid 14x14", ["grid", "14, 14"]),
+        ("object_mask --grid 3x4", ["3", "4"]),
+        ("object_mask --grid 1", ["1"]),
+        ("block_mask --set num_targets=0", ["num_targets", "0"]),
+        ("block_mask --set num_targets=2.5", ["num_targets", "2.5"]),
+        ("block_mask --set target_scale=0.5", ["target_scale", "0.5"]),
+        ("block_mask --set target_scale=0.5,0.1", ["target_scale", "0.5"]),
+        ("block_mask --set target_scale=nan,nan", ["target_scale", "nan"]),
+        ("block_mask --set target_scale=0.5,1.5", ["target_scale", "1.5"]),
+        ("spatiotemporal_mask --set temporal_extent=4,2", ["temporal_extent", "4"]),
+        ("spatiotemporal_mask --set temporal_extent=2.0,4", ["temporal_extent", "2.0"]),
+        ("random_mask --set mask_ratio=1.5", ["mask_ratio", "1.5"]),
+        ("ijepa --set min_keep=1000", ["min_keep", "1000"]),
+        ("ijepa --set sampling=other", ["sampling", "other"]),
+        ("ijepa --set allow_overlap=yes", ["allow_overlap", "yes"]),
+        ("object_mask --set num_masked=7", ["num_masked", "7"]),
+        ("block_mask --out masks.txt", ["--out", "masks.txt"]),
+        ("block_mask --out masks", ["--out", "masks"]),
+        ("block_mask --out ", ["--out"]),
+        ("block_mask --out nowhere/masks.png", ["--out", "nowhere"]),
         ("--out masks.npz", ["--out", ".npz"]),
         ("all --out masks.json", ["--out", ".json"]),
-        ("block --image nowhere.jpg", ["--image", "nowhere.jpg"]),
-        ("block --image .", ["--image"]),
-        ("block --image ", ["--image"]),
-        (f"block --grid 4x4 --batch 1 --image {__file__}", ["--image", __file__]),
-        (f"block --out masks.npz --image {__file__}", ["--image"]),
+        ("block_mask --image nowhere.jpg", ["--image", "nowhere.jpg"]),
+        ("block_mask --image .", ["--image"]),
+        ("block_mask --image ", ["--image"]),
+        (f"block_mask --grid 4x4 --batch 1 --image {__file__}", ["--image", __file__]),
+        (f"block_mask --out masks.npz --image {__file__}", ["--image"]),
     ],
     ids=lambda value: value.replace(__file__, "FILE") if isinstance(value, str) else "",
 )
@@ -412,21 +621,37 @@ def test_a_bad_argument_is_named_in_one_line(fails, tmp_path, line, offenders):
 
 def test_masks_that_do_not_fit_in_memory_end_with_one_line(fails, monkeypatch):
     def block_mask(key, grid, *, num_targets=4):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 1 byte.")
 
     monkeypatch.setitem(command.STRATEGIES, "block_mask", (block_mask, (14, 14)))
-    assert "memory" in fails("block")
+    assert "memory" in fails("block_mask")
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch):
+    """The command as it is imported where there is no matplotlib."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    spec = importlib.util.spec_from_file_location("without_matplotlib", command.__file__)
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    monkeypatch.setattr(command, "main", fresh.main)
 
 
 def test_without_matplotlib_the_text_comes_with_a_line_on_how_to_get_pictures(
-    run, tmp_path, monkeypatch
+    run, tmp_path, without_matplotlib
 ):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    text = run("block --batch 5")
+    text = run("block_mask --batch 5")
     assert_text_counts(text, *draw("block_mask"))
     assert [line for line in text.splitlines() if "pip install" in line] == text.splitlines()[-1:]
     assert "Wrote" not in text
     assert os.listdir(tmp_path) == []
+
+
+def test_without_matplotlib_a_photograph_is_refused(fails, without_matplotlib):
+    ONE_COLOR.save("photo.png")
+    error = fails("block_mask --image photo.png")
+    assert "--image" in error
+    assert "pip install matplotlib" in error
 
 
 def help_of(line, capsys):
@@ -444,38 +669,91 @@ def test_help_names_every_strategy_and_preset(capsys):
         assert re.search(rf"^ +{name}\b", text, re.M)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_help_of_a_strategy_names_every_option(capsys, name):
-    text = help_of(f"{name} --help", capsys)
-    parameters = list(inspect.signature(FUNCTIONS[name][0]).parameters)
-    for option in ["grid", "batch", "seed", "out", "image", *parameters[2:]]:
-        flag = "--" + option.replace("_", "-")
-        ((_, explanation),) = re.findall(rf"^  ({flag})\b[ A-Z]*\n?(.*)", text, re.M)
-        assert explanation.strip()
+def rows_of_help(capsys, monkeypatch):
+    """The tables of the help: the grid and the options of each strategy and preset."""
+    monkeypatch.setenv("COLUMNS", "500")
+    lines = map(str.split, help_of("--help", capsys).splitlines())
+    return {words[0]: words[1:] for words in lines if words and words[0] in FUNCTIONS}
+
+
+def test_help_shows_grids_and_options_as_the_command_takes_them(run, capsys, monkeypatch):
+    rows = rows_of_help(capsys, monkeypatch)
+    assert list(rows) == [*STRATEGIES, *PRESETS]
+    for name, (shown, *options) in rows.items():
+        function, grid, bound = FUNCTIONS[name]
+        assert shown == "x".join(map(str, grid))
+        parameters = list(inspect.signature(function).parameters)
+        assert sorted(option.split("=")[0] for option in options) == sorted(parameters[2:])
+        for option, value in bound.items():
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            assert f"{option}={text}" in options
+    assert " ".join(rows["ijepa_masks"]) == (
+        "14x14 num_targets=4 target_scale=0.15,0.2 target_aspect_ratio=0.75,1.5 "
+        "context_scale=0.85,1.0 min_keep=10 allow_overlap=False sampling=paper"
+    )
+    grid, *options = rows["ijepa_masks"]
+    line = f"ijepa_masks --grid {grid} --set {' '.join(options)} --batch 5 --out masks.npz"
+    monkeypatch.setenv("COLUMNS", "80")
+    run(line)
+    assert_same_masks(read_npz("masks.npz"), draw("ijepa_masks"))
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_is_wrapped_to_the_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = help_of("--help", capsys).splitlines()
+    assert columns - 30 < max(map(len, lines)) <= columns
+
+
+def run_as_a_process(*arguments, flags=(), **options):
+    return subprocess.run(
+        [sys.executable, *flags, "-m", "jepa_masks_jax", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
 
 
 def test_in_a_closed_pipe_there_is_no_traceback():
     reader, writer = os.pipe()
     os.close(reader)
-    ended = subprocess.run(
-        [sys.executable, "-m", "jepa_masks_jax", "block_mask", "--batch", "2", "--out", "m.npz"],
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        timeout=120,
-        check=False,
-    )
+    ended = run_as_a_process("object_mask", "--batch", "2", "--out", "m.npz", stdout=writer)
     os.close(writer)
-    assert ended.stderr == b""
+    assert ended.stderr == ""
+
+
+@needs_full_device
+def test_text_that_cannot_be_printed_is_told_beside_the_file_that_was_written():
+    with open("/dev/full", "w") as full:
+        ended = run_as_a_process("object_mask", "--batch", "2", "--out", "m.npz", stdout=full)
+    assert ended.returncode not in (0, 120)
+    assert ended.stderr.count("\n") == 1
+    assert "No space left on device" in ended.stderr
+    assert "Wrote m.npz" in ended.stderr
+    assert_same_masks(read_npz("m.npz"), draw("object_mask", batch=2))
+
+
+@needs_full_device
+def test_help_that_cannot_be_printed_ends_in_one_line():
+    with open("/dev/full", "w") as full:
+        ended = run_as_a_process("--help", stdout=full)
+    assert ended.returncode not in (0, 120)
+    assert ended.stderr.count("\n") == 1
+    assert "No space left on device" in ended.stderr
+
+
+def test_it_runs_without_docstrings_and_with_options_before_the_strategy():
+    line = "--set num_masked=3 --batch 5 --out m.npz object_mask"
+    ended = run_as_a_process(*line.split(), flags=["-OO"], stdout=subprocess.DEVNULL)
+    assert ended.stderr == ""
+    assert ended.returncode == 0
+    assert_same_masks(read_npz("m.npz"), draw("object_mask", num_masked=3))
 
 
 def test_as_a_process_it_ends_with_its_status():
-    ended = subprocess.run(
-        [sys.executable, "-m", "jepa_masks_jax", "block", "--num-targets", "0"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    ended = run_as_a_process("block_mask", "--set", "num_targets=0", stdout=subprocess.PIPE)
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr.count("\n") == 1
