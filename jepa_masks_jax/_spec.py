@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jepa_masks_jax._checks import check_count, check_host_mask, is_sequence
@@ -44,7 +44,8 @@ class MaskSpec:
 
     Raises:
         TypeError: if the indices are not integers or `total_tokens` is not an integer.
-        ValueError: if the indices are not one-dimensional or `total_tokens` is out of its range.
+        ValueError: if the indices are not one-dimensional or not in int32, or `total_tokens` is out
+            of its range.
 
     Example:
         >>> spec = MaskSpec([0, 1, 3], [2], 4)
@@ -226,16 +227,28 @@ def _index_lists(masks: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
 
 def _indices(name: str, values: Any) -> np.ndarray:
     """Copies into a read-only int32[n] array."""
-    if isinstance(values, jax.core.Tracer):
-        raise TypeError(f"{name} must be concrete, got a traced array")
     try:
-        indices = np.array(values)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a list of integers, got {values!r}") from error
-    if indices.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {indices.shape}")
-    if indices.size and not np.issubdtype(indices.dtype, np.integer):
-        raise TypeError(f"{name} must be integers, got {values!r}")
-    indices = np.clip(indices, -(2**31), 2**31 - 1).astype(np.int32)
+        array = _integers(values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a list of integers, got {values!r}") from error
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    outside = (array < -(2**31)) | (array >= 2**31)
+    if outside.any():
+        raise ValueError(f"{name} must be in [-2**31, 2**31), got {array[outside][0]}")
+    indices = array.astype(np.int32)
     indices.flags.writeable = False
     return indices
+
+
+def _integers(values: Any) -> np.ndarray:
+    """Reads integers of any size and shape, or raises a TypeError or ValueError."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError("a masked array may lack values")
+    # A list is read as objects: NumPy would make [True, 2] integers and [2**63, -1] floats.
+    array = np.asarray(values) if hasattr(values, "dtype") else np.array(values, object)
+    if array.dtype.kind in ("iu" if array.size else "iuf"):  # np.array([]) is float64
+        return array
+    if array.dtype != object or bool in map(type, array.flat):
+        raise TypeError("not all are integers")
+    return np.array(list(map(operator.index, array.flat)), object).reshape(array.shape)
