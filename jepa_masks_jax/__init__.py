@@ -2,8 +2,6 @@
 
 from jepa_masks_jax import presets
 from jepa_masks_jax._grids import image_grid, video_grid
-from jepa_masks_jax._jepa import ContextTargetMasks, ijepa_masks, vjepa_mask
-from jepa_masks_jax._random import object_mask, random_mask, random_tube_mask
 from jepa_masks_jax._spec import (
     DuplicateIndexError,
     EmptyContextError,
@@ -15,7 +13,12 @@ from jepa_masks_jax._spec import (
     to_mask_specs,
 )
 from jepa_masks_jax._statistics import MaskStatistics, mask_statistics
-from jepa_masks_jax._strategies import block_mask, multi_block_mask, spatiotemporal_mask
+from jepa_masks_jax._strategies.block import block_mask
+from jepa_masks_jax._strategies.ijepa import ContextTargetMasks, ijepa_masks
+from jepa_masks_jax._strategies.multi_block import multi_block_mask
+from jepa_masks_jax._strategies.random import object_mask, random_mask, random_tube_mask
+from jepa_masks_jax._strategies.spatiotemporal import spatiotemporal_mask
+from jepa_masks_jax._strategies.vjepa import vjepa_mask
 from jepa_masks_jax._tokens import (
     TokenIndices,
     clip_count,
@@ -23,7 +26,7 @@ from jepa_masks_jax._tokens import (
     token_indices,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ContextTargetMasks",

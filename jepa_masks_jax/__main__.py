@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         say("\n".join([*map(describe, batches), done, ""]), done)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
+    except (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
         parser.error(str(error) or repr(error))
 
 

@@ -1,99 +1,121 @@
-"""N-D boxes, placed on a grid and made into masks: the core that every block strategy shares.
+"""Boxes: placing them, and making them masks. The core of every block strategy.
 
-Inside, a row of tokens along the last axis is a few packed words, so that the union of boxes is an
-OR of words, unpacked to booleans once. A box's start and size hold one int32[] number for each axis
-of the grid.
+The starts and the sizes of boxes are one array for each axis of the grid. A union gives every box
+one bit: a word for each row says which boxes reach it, another for each column, and a token is
+covered where the words of its row and column have a bit in common.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jepa_masks_jax._bits import below, first_tokens, random_words, unpack
+from jepa_masks_jax._draws import random_draws, whole_below
+
+Axes = Sequence[Any] | jax.Array
+"""For each axis of the grid a number, or an array of one number for each box."""
+
+_WORD = 32
 
 
-def can_cover(num_blocks: int, size: Sequence[int], grid: Sequence[int]) -> bool:
-    """Whether `num_blocks` boxes, none larger than `size`, can cover the grid."""
-    return num_blocks >= math.prod(
+def can_cover(num_boxes: int, size: Sequence[int], grid: Sequence[int]) -> bool:
+    """Whether `num_boxes` boxes, none larger than `size`, can cover the grid."""
+    return num_boxes >= math.prod(
         -(-side // max(part, 1)) for side, part in zip(grid, size, strict=True)
     )
 
 
-def clamp(size: Sequence[jax.Array], grid: Sequence[int]) -> tuple[jax.Array, ...]:
-    """Keeps a box's size within the grid, and at one token at the least."""
+def clamp(size: Axes, grid: Sequence[int]) -> tuple[jax.Array, ...]:
+    """Keeps sizes within the grid, and at least one token."""
     return tuple(jnp.clip(part, 1, side) for part, side in zip(size, grid, strict=True))
 
 
-def place(bits: Sequence[jax.Array], size: Sequence[Any], room: Sequence[int]) -> list[jax.Array]:
-    """Draws a box's start uniformly over every position that keeps it inside the room."""
-    return [below(b, side - part + 1) for b, part, side in zip(bits, size, room, strict=True)]
+def place(draws: Axes, size: Axes, room: Sequence[int]) -> list[jax.Array]:
+    """Draws starts uniformly over every position that keeps a box inside the room."""
+    return [
+        whole_below(draw, side - part + 1)
+        for draw, part, side in zip(draws, size, room, strict=True)
+    ]
 
 
-def box(start: Sequence[Any], size: Sequence[Any], grid: Sequence[int]) -> jax.Array:
-    """Packs a box: uint32[*grid[:-1], words]."""
-    *rows, width = grid
-    row = first_tokens(start[-1] + size[-1], width) & ~first_tokens(start[-1], width)
-    words = jnp.broadcast_to(row, (*rows, *row.shape))
-    for axis in range(len(rows)):
-        at = lax.broadcasted_iota(jnp.int32, words.shape, axis)
-        inside = (at >= start[axis]) & (at < start[axis] + size[axis])
-        words = jnp.where(inside, words, jnp.uint32(0))
-    return words
+def each_box(start: Axes, size: Axes, grid: Sequence[int]) -> jax.Array:
+    """Makes every box a mask: int32[n] for each axis to bool[n, *grid]."""
+    return _cross([_reach(*axis) for axis in zip(start, size, grid, strict=True)])
 
 
-def union(boxes: jax.Array) -> jax.Array:
-    """ORs uint32[n, ...] over n, once; XLA would compute a chain of `|` again for every token."""
-    return lax.reduce(boxes, np.uint32(0), lax.bitwise_or, (0,))
+def union(start: Axes, size: Axes, grid: Sequence[int]) -> jax.Array:
+    """Makes all boxes one mask: int32[n] for each axis to bool[*grid]."""
+    words = [_pack(_reach(*axis)) for axis in zip(start, size, grid, strict=True)]
+    return jnp.any(_cross(words) != 0, axis=0)
 
 
-def full(shape: Sequence[int], width: int) -> jax.Array:
-    """Packs rows of `width` tokens that are all set, as words of a shape: uint32[*shape]."""
-    return jnp.broadcast_to(first_tokens(width, width), shape)
-
-
-def is_full(words: jax.Array, width: int) -> jax.Array:
-    """Whether every token of every row is set: bool[]."""
-    return jnp.all(words == full(words.shape, width))
-
-
-def leave_one(words: jax.Array, bits: jax.Array, grid: Sequence[int]) -> jax.Array:
-    """Clears one uniformly random token where all are set."""
-    token = jnp.unravel_index(below(bits, math.prod(grid)), grid)
-    freed = box(token, (1,) * len(grid), grid)
-    return words & ~jnp.where(is_full(words, grid[-1]), freed, jnp.uint32(0))
+def leave_one(mask: jax.Array, is_full: jax.Array, draw: jax.Array) -> jax.Array:
+    """Clears one uniformly random token of a mask that is full."""
+    number = lax.iota(jnp.int32, mask.size).reshape(mask.shape)
+    return mask & ~(is_full & (number == whole_below(draw, mask.size)))
 
 
 def random_union(
     key: jax.Array,
     grid: Sequence[int],
-    block: Callable[[jax.Array], jax.Array],
+    draw_size: Callable[..., Axes],
     *,
-    num_blocks: int,
-    words_per_block: int,
+    num_boxes: int,
+    size_draws: int,
     largest: Sequence[int],
 ) -> jax.Array:
-    """Draws a mask that is a union of blocks and leaves one token out of it at the least.
+    """Draws a mask that is a union of boxes, each of its own size, and leaves at least one token.
 
     Args:
         key: one PRNG key.
         grid: the static grid.
-        block: packs one block from its random words, uint32[words_per_block].
-        num_blocks: how many are drawn.
-        words_per_block: random words for each.
-        largest: a size that no block exceeds along any axis.
+        draw_size: makes the sizes, one entry for each axis, from `size_draws` arrays of uint32[n].
+        num_boxes: how many are drawn.
+        size_draws: random words for each size.
+        largest: a size that no box exceeds along any axis.
 
     Returns:
         bool[*grid].
     """
-    may_be_full = can_cover(num_blocks, largest, grid)
-    num_words = num_blocks * words_per_block
-    bits = random_words(key, num_words + may_be_full)
-    words = union(jax.vmap(block)(bits[:num_words].reshape(num_blocks, words_per_block)))
-    if may_be_full:
-        words = leave_one(words, bits[-1], grid)
-    return unpack(words, grid[-1])
+    may_be_full = can_cover(num_boxes, largest, grid)
+    draws_per_box = size_draws + len(grid)
+    num_draws = num_boxes * draws_per_box
+    draws = random_draws(key, num_draws + may_be_full)
+    per_box = draws[:num_draws].reshape(num_boxes, draws_per_box).T
+    size = clamp(draw_size(*per_box[:size_draws]), grid)
+    mask = union(place(per_box[size_draws:], size, grid), size, grid)
+    return leave_one(mask, jnp.all(mask), draws[-1]) if may_be_full else mask
+
+
+def _reach(start: jax.Array, size: Any, side: int) -> jax.Array:
+    """Tells which places of one axis each box reaches: int32[n] to bool[n, side]."""
+    at = lax.broadcasted_iota(jnp.int32, (*start.shape, side), start.ndim)
+    stop = start + size
+    return (start[:, None] <= at) & (at < stop[:, None])
+
+
+def _pack(reached: jax.Array) -> jax.Array:
+    """Packs bool[n, side] into uint32[words, side], a bit for each box.
+
+    The bits of a word are distinct, so that their sum is their union.
+    """
+    n, side = reached.shape
+    per_word = min(n, _WORD)
+    padded = jnp.pad(reached, ((0, -n % per_word), (0, 0))).reshape(-1, per_word, side)
+    bit = lax.broadcasted_iota(jnp.uint32, padded.shape, 1)
+    return jnp.sum(padded.astype(jnp.uint32) << bit, axis=1, dtype=jnp.uint32)
+
+
+def _cross(axes: Sequence[jax.Array]) -> jax.Array:
+    """ANDs [n, side] of every axis at every token: [n, *grid]."""
+    rank = len(axes)
+
+    def along(axis: int, values: jax.Array) -> jax.Array:
+        n, side = values.shape
+        return values.reshape(n, *(side if i == axis else 1 for i in range(rank)))
+
+    return functools.reduce(jnp.bitwise_and, [along(i, values) for i, values in enumerate(axes)])

@@ -16,6 +16,7 @@ Range = Sequence[float]
 """A pair `(min, max)`."""
 
 MAX_TOKENS = 2**24
+MAX_BLOCKS = 2**16
 
 
 def check_key(key: Any) -> jax.Array:
@@ -32,10 +33,17 @@ def check_key(key: Any) -> jax.Array:
     return key
 
 
+def refuse_tracer(name: str, value: Any) -> None:
+    """Says how an option stays static."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} is traced; close over it or make it static, got {value!r}")
+
+
 def check_count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
     """Returns a whole number in `[low, high]`."""
+    refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a static integer, not traced by jit, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {value!r}")
     count = int(value)
     if count < low or (high is not None and count > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
@@ -43,10 +51,23 @@ def check_count(name: str, value: Any, low: int = 1, high: int | None = None) ->
     return count
 
 
+def check_block_count(name: str, value: Any) -> int:
+    """Returns a number of blocks."""
+    return check_count(name, value, 1, MAX_BLOCKS)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Returns True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def check_number(name: str, value: Any) -> float:
     """Returns a finite number."""
+    refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a static number, not traced by jit, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         number = float(value)
     except OverflowError:
@@ -75,6 +96,7 @@ def check_sequence(
     name: str, value: Any, lengths: tuple[int, ...], meaning: str
 ) -> tuple[Any, ...]:
     """Returns a tuple of one of the given lengths."""
+    refuse_tracer(name, value)
     if not is_sequence(value):
         raise TypeError(f"{name} must be {meaning}, got {value!r}")
     if len(value) not in lengths:
@@ -115,6 +137,9 @@ def check_grid(
 
     With `whole_frames`, for a mask that all frames share, each frame must have two.
     """
+    refuse_tracer("grid", grid)
+    if isinstance(grid, jax.Array):
+        raise TypeError(f"grid must be a tuple of Python ints, got {grid!r}")
     sides = check_sequence("grid", grid, ranks, _GRIDS[ranks])
     sides = tuple(check_count(f"grid[{i}]", side) for i, side in enumerate(sides))
     if not 2 <= math.prod(sides) <= MAX_TOKENS:

@@ -62,6 +62,12 @@ def video_grid(
     return frames, *image_grid(image_size, patch_size)
 
 
+def as_video(grid: Sequence[int]) -> tuple[int, int, int]:
+    """Returns `(frames, height, width)`: an image is one frame."""
+    frames, height, width = (1, *grid)[-3:]
+    return frames, height, width
+
+
 def _pair(name: str, value: Any) -> tuple[int, int]:
     meaning = "an integer or a pair (height, width)"
     pair = check_sequence(name, value, (2,), meaning) if is_sequence(value) else (value,) * 2

@@ -1,161 +1,166 @@
-"""Block sizes: which ones a setting can reach (static Python), and drawing one (traced).
+"""Block sizes: which ones a setting can reach (plain Python), and drawing one (traced).
 
-A range of real numbers is drawn as a whole number of small steps, and `round(sqrt(x))` is found by
-comparing integers, so that the same bits give the same size on every backend.
+A side is `round(sqrt(x))` of a real number `x`. It is found in whole numbers, so that the same
+draws give the same side on every backend, from one identity: for a whole number `s` of at least 1
+
+    round(sqrt(x)) >= s    exactly where    4 * x >= (2 * s - 1) ** 2
+
+since `round(y) >= s` says `y >= s - 1/2`. Where both sides are equal `y` is halfway between two
+whole numbers: half away from zero goes up to `s`, half to even goes up only if `s` is even.
+
+The real numbers themselves are drawn as a whole number of small steps.
 """
 
 import functools
 import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 
-from jepa_masks_jax._bits import below
+from jepa_masks_jax._draws import whole_below
 
 _INT32_BITS = 31
+
 _COARSEST = 64
+"""An aspect ratio is drawn in steps of at most this fraction of itself, or is refused."""
+
+_DECIMAL = 1000
+"""Steps of an aspect ratio divide a thousandth where they can: 0.8 is then four fifths, and
+`sqrt(5 / 0.8)` the tie that it is."""
 
 
-class Uniform(NamedTuple):
-    """A number drawn uniformly as `base + below(bits, span)` steps of `1 / unit`."""
+class Steps(NamedTuple):
+    """A real number drawn uniformly: `first + whole_below(draw, number)` steps of `1 / unit`."""
 
-    base: int
-    span: int
+    first: int
+    number: int
     unit: int
 
     @property
     def last(self) -> int:
         """The largest number of steps that is drawn."""
-        return self.base + max(self.span - 1, 0)
+        return self.first + max(self.number - 1, 0)
 
 
-def uniform(low: float, high: float, unit: int) -> Uniform:
+def steps(low: Any, high: Any, unit: int) -> Steps:
     """Returns the draw from `[low, high)`, or of `low` where both are the same."""
-    base = math.floor(low * unit)
-    return Uniform(base, math.floor(high * unit) - base, unit)
+    first = math.floor(low * unit)
+    return Steps(first, math.floor(high * unit) - first, unit)
 
 
-def floor_uniform(low: float, high: float) -> Uniform:
-    """Returns the draw for `draw_floor`, in the finest steps that fit 32 bits."""
-    return uniform(low, high, 1 << (_INT32_BITS - (math.floor(high) + 1).bit_length()))
+def count_range(low: float, high: float) -> Steps:
+    """Returns the draw of a number of tokens, before it is rounded down: the finest in 32 bits."""
+    return steps(low, high, 1 << (_INT32_BITS - (math.floor(high) + 1).bit_length()))
 
 
-def draw_floor(bits: jax.Array, number: Uniform) -> jax.Array:
-    """Draws a number from `floor_uniform` and rounds it down."""
-    return (number.base + below(bits, number.span)) >> (number.unit.bit_length() - 1)
+def draw_steps(draws: jax.Array, real_range: Steps) -> jax.Array:
+    """Draws a real number, in steps."""
+    return real_range.first + whole_below(draws, real_range.number)
 
 
-class BlockSizes(NamedTuple):
-    """How a block's size is drawn: a count of tokens, and an aspect ratio of height over width.
+def draw_count(draws: jax.Array, tokens_range: Steps) -> jax.Array:
+    """Draws a number of tokens, rounded down."""
+    return lax.div(draw_steps(draws, tokens_range), jnp.int32(tokens_range.unit))
 
-    With `half_even` the sides are `round(sqrt(count * aspect))` and `round(sqrt(count / aspect))`,
-    half to even (I-JEPA, V-JEPA). Without it the height is rounded half away from zero and the
-    width is `max(count // height, 1)` (the definition of `block_mask`).
+
+def least_and_most(tokens_range: Steps) -> tuple[int, int]:
+    """The least and the greatest number that `draw_count` draws."""
+    return tokens_range.first // tokens_range.unit, tokens_range.last // tokens_range.unit
+
+
+def aspect_range(name: str, aspect_ratio: tuple[float, float], most: int) -> Steps:
+    """Returns the draw of an aspect ratio for blocks of up to `most` tokens.
+
+    The steps are as fine as leaves `4 * count * aspect` and `4 * count / aspect` within int32.
+    A decimal is what its digits say.
+
+    Args:
+        name: of the aspect ratio's option, for the error.
+        aspect_ratio: `(min, max)`.
+        most: the most tokens of a block.
     """
+    low, high = aspect_ratio
+    spread = max(high, high / low, 1)
+    unit = int(2**_INT32_BITS // (4 * max(most, 1) * spread + 1))
+    if unit * min(low, 1) < _COARSEST:
+        limit = int((2**_INT32_BITS / math.ceil(_COARSEST / min(low, 1)) - 1) / (4 * spread))
+        raise ValueError(
+            f"{name} from {low:g} to {high:g} leaves 32-bit arithmetic room for blocks of up to "
+            f"{limit} tokens, and here a block may have {most}"
+        )
+    exact_low, exact_high = Fraction(str(low)), Fraction(str(high))
+    grain = math.lcm(_DECIMAL, exact_low.denominator, exact_high.denominator)
+    unit -= unit % next(part for part in (grain, _DECIMAL, 1) if part <= unit)
+    return steps(exact_low, exact_high, unit)
 
-    counts: Uniform
-    aspects: Uniform
-    half_even: bool
-    low: tuple[int, int]
-    """No height and no width is less; a side of 0 stands for one of 1."""
+
+class JepaSizes(NamedTuple):
+    """Sizes of `round(sqrt(n * aspect))` by `round(sqrt(n / aspect))`, half to even."""
+
+    counts: Steps
+    aspects: Steps
     widest: tuple[tuple[int, int], ...]
-    """Every height with its greatest width, at least one token each."""
-
-    @property
-    def high(self) -> tuple[int, int]:
-        """The greatest height and the greatest width."""
-        heights, widths = zip(*self.widest, strict=True)
-        return max(heights), max(widths)
+    """Every height that can be drawn with its greatest width, at least one token each."""
 
 
 @functools.lru_cache(maxsize=1024)
-def block_sizes(
-    name: str, count: Uniform, aspect_ratio: tuple[float, float], *, half_even: bool
-) -> BlockSizes:
-    """Plans the draw of block sizes; `name` is that of the aspect ratio's option."""
-    low, high = aspect_ratio
-    fewest, most = count.base // count.unit, count.last // count.unit
-    unit = int(2**_INT32_BITS // (4 * max(most, 1) * max(high, high / low, 1) + 1))
-    if unit * min(low, 1) < _COARSEST:
-        raise ValueError(
-            f"{name} is too wide a range for blocks of up to {most} tokens, got {aspect_ratio}"
-        )
-    if unit > 1000:
-        unit -= unit % 1000  # makes 0.8 exact, and so sqrt(5 / 0.8) the tie that it is
-    aspect = uniform(low, high, unit)
-
-    def height_of(count: int, aspect: int) -> int:
-        return _rounded_sqrt(4 * count * aspect, unit, half_even)
-
-    def width_of(count: int, aspect: int, height: int) -> int:
-        if half_even:
-            return _rounded_sqrt(4 * count * unit, aspect, half_even)
-        return max(count // height, 1) if height else 1
-
-    lowest, highest = height_of(fewest, aspect.base), height_of(most, aspect.last)
+def jepa_sizes(name: str, counts: Steps, aspect_ratio: tuple[float, float]) -> JepaSizes:
+    """Plans the sizes of I-JEPA's and V-JEPA's blocks; `name` is that of the aspect's option."""
+    fewest, most = least_and_most(counts)
+    aspects = aspect_range(name, aspect_ratio, most)
+    unit = aspects.unit
+    lowest, highest = (
+        rounded_sqrt(4 * count * aspect, unit, half_even=True)
+        for count, aspect in ((fewest, aspects.first), (most, aspects.last))
+    )
     widest = []
     for height in range(lowest, highest + 1):
-        # A height is widest with the most tokens that reach no further at the least aspect ratio.
-        tokens = min(most, (_threshold(height + 1, unit, half_even) - 1) // (4 * aspect.base))
-        first = -(-_threshold(height, unit, half_even) // max(4 * tokens, 1))
-        if first <= aspect.last:
-            width = width_of(tokens, max(first, aspect.base), height)
+        # A block is widest with the most tokens that are not yet higher at the least aspect ratio,
+        # at the least aspect ratio that makes them as high.
+        count = min(most, (_least_four_x(height + 1, unit) - 1) // (4 * aspects.first))
+        aspect = max(-(-_least_four_x(height, unit) // max(4 * count, 1)), aspects.first)
+        if aspect <= aspects.last:
+            width = rounded_sqrt(4 * count * unit, aspect, half_even=True)
             widest.append((max(height, 1), max(width, 1)))
-    narrowest = width_of(fewest, aspect.last, highest)
-    return BlockSizes(count, aspect, half_even, (lowest, narrowest), tuple(widest))
+    return JepaSizes(counts, aspects, tuple(widest))
 
 
-def draw_block(
-    count_bits: jax.Array, aspect_bits: jax.Array, sizes: BlockSizes
+def draw_jepa_size(
+    count_draws: jax.Array, aspect_draws: jax.Array, sizes: JepaSizes
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws one height and width, not yet clamped to the grid: uint32[] bits, int32[] sides."""
-    count = draw_floor(count_bits, sizes.counts)
-    aspect = sizes.aspects.base + below(aspect_bits, sizes.aspects.span)
-    (least, narrowest), (most, widest) = sizes.low, sizes.high
-    tall = _candidates(least, most)
-    height = least + _number_true(
-        _threshold(tall, sizes.aspects.unit, sizes.half_even) <= 4 * count * aspect
+    """Draws heights and widths, not yet clamped to the grid: uint32 draws, int32 sides."""
+    four_n = 4 * draw_count(count_draws, sizes.counts)
+    aspect, unit = draw_steps(aspect_draws, sizes.aspects), jnp.int32(sizes.aspects.unit)
+    return (
+        traced_rounded_sqrt(four_n * aspect, unit, half_even=True),
+        traced_rounded_sqrt(four_n * unit, aspect, half_even=True),
     )
-    wide = _candidates(narrowest, widest)
-    if sizes.half_even:
-        area = (4 * count * sizes.aspects.unit).astype(jnp.uint32)
-        # One bit more than int32 has: rounding widens the range of aspects a little.
-        fits = _threshold(wide.astype(np.uint32), aspect.astype(jnp.uint32), True) <= area
-    else:
-        fits = (wide * height <= count) & (height > 0)
-    return height, narrowest + _number_true(fits)
 
 
-def square_sides(count: Uniform) -> tuple[int, int]:
-    """The least and the greatest side that `draw_square_side` draws."""
-    ends = count.base // count.unit, count.last // count.unit
-    least, most = (_rounded_sqrt(4 * end, 1, False) for end in ends)
-    return least, most
-
-
-def draw_square_side(count_bits: jax.Array, count: Uniform) -> jax.Array:
-    """Draws a count of tokens and returns `round(sqrt(count))`: uint32[] bits, int32[] side."""
-    least, most = square_sides(count)
-    reached = _threshold(_candidates(least, most), 1, False) <= 4 * draw_floor(count_bits, count)
-    return least + _number_true(reached)
-
-
-def _threshold(side: Any, divisor: Any, half_even: bool) -> Any:
-    """The least whole `4 * x` for which `round(sqrt(x / divisor))` is `side` or more."""
-    return (2 * side - 1) ** 2 * (side > 0) * divisor + (side % 2 if half_even else 0)
-
-
-def _rounded_sqrt(four_x: int, divisor: int, half_even: bool) -> int:
-    """`round(sqrt(x / divisor))`."""
+def rounded_sqrt(four_x: int, divisor: int = 1, *, half_even: bool = False) -> int:
+    """Returns `round(sqrt(x / divisor))`, half away from zero or half to even."""
     side = (math.isqrt(four_x // divisor) + 1) // 2
-    return side - 1 if _threshold(side, divisor, half_even) > four_x else side
+    is_odd_tie = half_even and side % 2 and (2 * side - 1) ** 2 * divisor == four_x
+    return side - 1 if is_odd_tie else side
 
 
-def _candidates(low: int, high: int) -> np.ndarray:
-    return np.arange(low + 1, high + 1, dtype=np.int32)
+def traced_rounded_sqrt(
+    four_x: jax.Array, divisor: jax.Array, *, half_even: bool = False
+) -> jax.Array:
+    """Returns `round(sqrt(x / divisor))` of int32 numbers, at most 2**30 after the division.
+
+    The float may be one off next to a whole number, where rounding up from either gives the same.
+    """
+    floor = (jnp.sqrt(lax.div(four_x, divisor).astype(jnp.float32)) / 2).astype(jnp.int32)
+    up = floor + 1
+    if half_even:
+        four_x = four_x - up % 2  # an odd side is not reached by a tie
+    return floor + ((2 * up - 1) ** 2 <= lax.div(four_x, divisor)).astype(jnp.int32)
 
 
-def _number_true(conditions: jax.Array) -> jax.Array:
-    return jnp.sum(conditions, dtype=jnp.int32)
+def _least_four_x(side: int, divisor: int) -> int:
+    """The least whole `4 * x` for which `round(sqrt(x / divisor))`, half to even, is `side`."""
+    return (2 * side - 1) ** 2 * divisor + side % 2 if side > 0 else 0

@@ -1,32 +1,36 @@
 """From masks to tokens inside `jit`: exact counts, static index lists, gathering."""
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jepa_masks_jax._bits import (
-    count_before,
-    count_set,
-    count_up_to,
-    first_tokens,
-    lanes,
-    pack,
-    select,
-    unpack,
-)
 from jepa_masks_jax._checks import check_count, check_key, check_mask
-from jepa_masks_jax._random import random_subset
+from jepa_masks_jax._draws import random_draws
+from jepa_masks_jax._subsets import random_subset
 
 
-class TokenIndices(NamedTuple):
-    """The tokens of a mask as a list of static length."""
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("indices", "valid"),
+    meta_fields=("num_tokens",),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenIndices:
+    """The tokens of a mask as a list of static length; unpacks as `indices, valid`."""
 
     indices: jax.Array
-    """int32[size], ascending in row-major order; the number of tokens where not valid"""
+    """int32[size], ascending in row-major order; `num_tokens` where not valid"""
     valid: jax.Array
     """bool[size]"""
+    num_tokens: int
+    """the number of tokens of the mask's grid, static"""
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter((self.indices, self.valid))
 
 
 def clip_count(
@@ -82,14 +86,14 @@ def clip_count(
 def _clip_count(
     key: jax.Array, mask: jax.Array, among: jax.Array | None, minimum: int, maximum: int
 ) -> jax.Array:
-    chosen = pack(mask.reshape(-1))
-    allowed = first_tokens(mask.size, mask.size) if among is None else pack(among.reshape(-1))
-    count = count_set(chosen)
+    chosen = mask.reshape(-1)
+    others = ~chosen if among is None else among.reshape(-1) & ~chosen
+    count = jnp.sum(chosen, dtype=jnp.int32)
     too_many = count > maximum
-    pool = jnp.where(too_many, chosen, allowed & ~chosen)
-    wanted = jnp.where(too_many, maximum, jnp.clip(minimum - count, 0, count_set(pool)))
-    subset = random_subset(key, pool, wanted, mask.size)
-    return unpack(jnp.where(too_many, subset, chosen | subset), mask.size).reshape(mask.shape)
+    pool = jnp.where(too_many, chosen, others)
+    added = jnp.clip(minimum - count, 0, jnp.sum(others, dtype=jnp.int32))
+    picked = random_subset(random_draws(key, mask.size), pool, jnp.where(too_many, maximum, added))
+    return jnp.where(too_many, picked, chosen | picked).reshape(mask.shape)
 
 
 def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
@@ -122,21 +126,17 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _token_indices(mask: jax.Array, size: int) -> TokenIndices:
-    """Finds the word of each slot of the list, then the token inside the word.
+    indices = lax.platform_dependent(
+        mask.reshape(-1),
+        cpu=lambda flat: jnp.nonzero(flat, size=size, fill_value=flat.size)[0].astype(jnp.int32),
+        default=lambda flat: _sorted_numbers(flat)[:size],
+    )
+    return TokenIndices(indices, indices < mask.size, mask.size)
 
-    A word's tokens fill a run of slots, so the runs that have begun up to a slot tell its word.
-    """
-    words = pack(mask.reshape(-1))
-    num_words, per_word = lanes(mask.size)
-    first_slot = count_before(words)
-    # Padded with word 0, which is harmless: a run begins at slot 0 in any case.
-    filled_words = jnp.nonzero(words, size=num_words)[0].astype(jnp.int32)
-    begins = jnp.zeros(size, bool).at[first_slot[filled_words]].set(True, mode="drop")
-    word = filled_words[count_up_to(pack(begins), size) - 1]
-    slot = jnp.arange(size, dtype=jnp.int32)
-    indices = per_word * word + select(words[word], slot - first_slot[word])
-    valid = slot < count_set(words)
-    return TokenIndices(jnp.where(valid, indices, mask.size), valid)
+
+def _sorted_numbers(flat: jax.Array) -> jax.Array:
+    number = lax.iota(jnp.int32, flat.size)
+    return lax.sort(jnp.where(flat, number, flat.size))
 
 
 def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
@@ -164,22 +164,36 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
         >>> take_tokens(tokens, indices).tolist()
         [[2.0, 3.0], [0.0, 0.0]]
     """
-    if not isinstance(indices, TokenIndices):
-        raise TypeError(f"indices must be the TokenIndices of token_indices, got {indices!r}")
-    if not hasattr(tokens, "shape"):
+    _check_indices(indices)
+    shape = getattr(tokens, "shape", None)
+    if shape is None:
         raise TypeError(f"tokens must be an array of shape [..., N, D], got {tokens!r}")
-    if len(tokens.shape) < 2:
-        raise ValueError(f"tokens must have shape [..., N, D], got {tokens.shape}")
-    if jnp.ndim(indices.indices) != 1 or jnp.shape(indices.valid) != jnp.shape(indices.indices):
+    if len(shape) < 2 or shape[-2] != indices.num_tokens:
         raise ValueError(
-            f"indices must be those of one mask, int32[size], got {jnp.shape(indices.indices)}; "
-            "use jax.vmap(take_tokens) for a batch, with in_axes=(None, 0) for one sample's targets"
+            f"tokens must have shape [..., {indices.num_tokens}, D], a row for each token of the "
+            f"mask that indices are of, got {shape}; take a class token off, reshape a map "
+            "[H, W, D] to [H * W, D], and use jax.vmap for a batch of masks"
         )
     return _take_tokens(tokens, indices)
 
 
+def _check_indices(indices: TokenIndices) -> None:
+    if not isinstance(indices, TokenIndices):
+        raise TypeError(f"indices must be the TokenIndices of token_indices, got {indices!r}")
+    index, valid = indices
+    if index.dtype != jnp.int32 or valid.dtype != jnp.bool_:
+        raise TypeError(
+            "indices must be the TokenIndices of token_indices, int32 and bool, "
+            f"got {index.dtype} and {valid.dtype}"
+        )
+    if index.ndim != 1 or valid.shape != index.shape:
+        raise ValueError(
+            f"indices must be those of one mask, int32[size], got {index.shape}; use "
+            "jax.vmap(take_tokens) for a batch, with in_axes=(None, 0) for one sample's targets"
+        )
+
+
 @jax.jit
 def _take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
-    out_of_range = tokens.shape[-2]
-    index = jnp.where(indices.valid, indices.indices, out_of_range)
+    index = jnp.where(indices.valid, indices.indices, indices.num_tokens)
     return jnp.take(tokens, index, axis=-2, mode="fill", fill_value=0)

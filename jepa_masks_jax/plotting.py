@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
         f"jepa_masks_jax.plotting needs matplotlib ({error}): pip install matplotlib"
     ) from error
 
-from jepa_masks_jax._jepa import ContextTargetMasks
+from jepa_masks_jax._strategies.ijepa import ContextTargetMasks
 
 CONTEXT_COLOR = "#56B4E9"
 """Sky blue: what the context encoder sees."""

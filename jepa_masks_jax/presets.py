@@ -11,8 +11,9 @@ Example:
 
 import functools
 
-from jepa_masks_jax._jepa import ijepa_masks, vjepa_mask
-from jepa_masks_jax._random import object_mask, random_mask, random_tube_mask
+from jepa_masks_jax._strategies.ijepa import ijepa_masks
+from jepa_masks_jax._strategies.random import object_mask, random_mask, random_tube_mask
+from jepa_masks_jax._strategies.vjepa import vjepa_mask
 
 ijepa = functools.partial(
     ijepa_masks,

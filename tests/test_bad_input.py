@@ -206,8 +206,10 @@ def test_a_size_that_its_parts_do_not_divide(function, sizes, names):
 
 
 MASK = np.eye(4, dtype=bool)
-INDICES = jm.TokenIndices(np.arange(3, dtype=np.int32), np.ones(3, bool))
-BATCHED = jm.TokenIndices(np.zeros((2, 3), np.int32), np.ones((2, 3), bool))
+INDICES = jm.TokenIndices(np.arange(3, dtype=np.int32), np.ones(3, bool), 16)
+BATCHED = jm.TokenIndices(np.zeros((2, 3), np.int32), np.ones((2, 3), bool), 16)
+FLOATS = jm.TokenIndices(np.arange(3.0), np.ones(3, bool), 16)
+LONGS = jm.TokenIndices(np.arange(3), np.ones(3, bool), 16)
 TOKENS = np.zeros((16, 2), np.float32)
 clip_count = functools.partial(jm.clip_count, KEY)
 
@@ -263,6 +265,8 @@ def test_a_mask_that_is_not_a_boolean_array(call, name, mask):
         (lambda: jm.take_tokens(TOKENS, INDICES.indices), TypeError, r"\bindices\b"),
         (lambda: jm.take_tokens(TOKENS, MASK), TypeError, r"\bindices\b"),
         (lambda: jm.take_tokens(TOKENS, None), TypeError, r"\bindices\b"),
+        (lambda: jm.take_tokens(TOKENS, FLOATS), TypeError, r"\bindices\b.*float64"),
+        (lambda: jm.take_tokens(TOKENS, LONGS), TypeError, r"\bindices\b.*int64"),
         (lambda: jm.take_tokens(TOKENS[0], INDICES), ValueError, r"\btokens\b"),
         (lambda: jm.take_tokens(0.0, INDICES), (TypeError, ValueError), r"\btokens\b"),
         (lambda: jm.take_tokens(None, INDICES), (TypeError, ValueError), r"\btokens\b"),
@@ -272,6 +276,38 @@ def test_a_mask_that_is_not_a_boolean_array(call, name, mask):
 def test_clip_count_and_tokens(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_tokens_with_a_class_token_left_on():
+    tokens = np.zeros((17, 2), np.float32)
+    with pytest.raises(ValueError, match=r"tokens must have shape \[\.\.\., 16, D\].*class token"):
+        jm.take_tokens(tokens, jm.token_indices(MASK, size=3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "advice"),
+    [
+        ((4, 9, 2), "got"),  # of another grid
+        ((2, 16), "got"),  # [D, N]
+        ((4, 4, 2), r"H \* W"),  # a map
+    ],
+)
+def test_tokens_of_another_shape(shape, advice):
+    with pytest.raises(ValueError, match=rf"tokens must have .*16, D.*{advice}"):
+        jm.take_tokens(np.zeros(shape, np.float32), jm.token_indices(MASK, size=3))
+
+
+def test_a_forgotten_vmap_over_a_batch_of_masks():
+    indices = jm.token_indices(np.stack([MASK] * 3), size=3)  # one mask of 3 frames
+    with pytest.raises(ValueError, match=r"tokens must have .*48, D.*jax\.vmap"):
+        jm.take_tokens(np.zeros((3, 16, 2), np.float32), indices)
+
+
+def test_a_forgotten_vmap_over_the_targets_of_a_sample():
+    targets = jm.ijepa_masks(KEY, (14, 14)).targets
+    indices = jm.token_indices(targets, size=42)
+    with pytest.raises(ValueError, match=r"tokens must have .*784, D.*jax\.vmap"):
+        jm.take_tokens(np.zeros((196, 2), np.float32), indices)
 
 
 @pytest.mark.parametrize("option", ["minimum", "maximum", "size"])
@@ -438,6 +474,59 @@ def test_a_refusal_names_what_is_refused_on_a_large_grid():
 def test_a_number_of_masked_slots_is_called_by_its_name():
     with pytest.raises(ValueError, match="num_masked must be"):
         jm.object_mask(KEY, 7, num_masked=9)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (jm.block_mask, "num_targets"),
+        (jm.spatiotemporal_mask, "num_targets"),
+        (jm.multi_block_mask, "num_blocks"),
+        (jm.ijepa_masks, "num_targets"),
+        (jm.vjepa_mask, "num_blocks"),
+    ],
+)
+def test_more_blocks_than_memory_holds(function, name):
+    with pytest.raises(ValueError, match=rf"{name} must be in \[1, 65536\], got 1000000000000"):
+        function(KEY, (14, 14), **{name: 10**12})
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "grid", "aspect", "limit"),
+    [
+        (jm.block_mask, "target_aspect_ratio", (14, 14), (0.01, 100), 8),
+        (jm.ijepa_masks, "target_aspect_ratio", (4096, 4096), (0.75, 1.5), 3121342),
+    ],
+)
+def test_blocks_too_large_for_32_bit_arithmetic(function, name, grid, aspect, limit):
+    with pytest.raises(ValueError, match=f"{name} .*32-bit arithmetic .*up to {limit} tokens"):
+        function(KEY, grid, **{name: aspect})
+
+
+def test_a_traced_option_is_told_to_be_closed_over():
+    with pytest.raises(TypeError, match="num_targets is traced; close over it or make it static"):
+        jax.eval_shape(lambda n: jm.block_mask(KEY, (14, 14), num_targets=n), 3)
+    with pytest.raises(TypeError, match=r"mask_ratio is traced; close over it or make it static"):
+        jax.eval_shape(lambda r: jm.random_mask(KEY, (14, 14), mask_ratio=r), 0.5)
+
+
+def test_a_float_for_a_count_must_be_an_integer():
+    with pytest.raises(TypeError, match=r"num_targets must be an integer, got 4\.0"):
+        jm.block_mask(KEY, (14, 14), num_targets=4.0)
+
+
+def test_a_grid_given_as_an_array_is_told_to_be_a_tuple():
+    with pytest.raises(TypeError, match="grid must be a tuple of Python ints"):
+        jm.block_mask(KEY, jnp.array([14, 14]))
+
+
+def test_a_numpy_boolean_is_as_good_as_true():
+    jm.ijepa_masks(KEY, (14, 14), allow_overlap=np.True_)
+
+
+def test_a_refusal_says_what_is_guaranteed_and_not_what_happens():
+    message = refusal((7, 7), {"min_keep": 6})  # every placement leaves 6, the bound is 1
+    assert "guarantee the context 1 of 49 tokens, fewer than 6 (min_keep)" in message
 
 
 def test_a_number_beyond_floating_point():

@@ -10,7 +10,7 @@ import jepa_masks_jax as jm
 
 _KEYS = 250
 _QUICKLY = {"xla_backend_optimization_level": 0}  # many programs, each run once
-_WORDS = 128  # more than any mask below needs: a key's words do not depend on how many are drawn
+_WORDS = 256  # more than any mask below needs: a key's words do not depend on how many are drawn
 
 
 @functools.cache
@@ -50,6 +50,15 @@ def assert_matches_transcription(name, grid, options):
         ((2, 3), {"target_scale": (1.0, 1.0), "target_aspect_ratio": (0.4, 2.5)}),
         ((9, 10), {"target_scale": (0.7, 0.7), "target_aspect_ratio": (0.9, 0.9)}),
         ((4, 4), {"target_scale": (0.01, 0.1)}),
+        (
+            (6, 6),
+            {"num_targets": 1, "target_scale": (0.06, 0.06), "target_aspect_ratio": (0.1, 1.0)},
+        ),
+        (
+            (14, 14),
+            {"num_targets": 1, "target_scale": (0.075,) * 2, "target_aspect_ratio": (0.01, 0.02)},
+        ),
+        ((9, 9), {"num_targets": 40, "target_scale": (0.5, 0.9)}),
     ],
     ids=str,
 )
@@ -159,6 +168,8 @@ def keys():
         ((5, 5), 0.2, 1.25, (3, 1)),  # n = 5: sqrt(5 * 1.25) = 2.5, away from zero; 5 // 3 = 1
         ((2, 20), 0.5, 1.25, (2, 4)),  # n = 20: sqrt(20 * 1.25) = 5 is clamped; 20 // 5 = 4
         ((4, 4), 0.02, 1.0, (1, 1)),  # n = round(0.32) = 0
+        ((10, 10), 0.05, 8.45, (7, 1)),  # n = 5: sqrt(5 * 8.45) = 6.5, away from zero; 5 // 7 = 0
+        ((14, 14), 0.075, 0.01, (1, 1)),  # n = 15: round(sqrt(0.15)) = 0, and so 1 wide
     ],
 )
 def test_block_mask_size_worked_by_hand(keys, grid, scale, aspect, size):
@@ -177,6 +188,8 @@ def test_block_mask_size_worked_by_hand(keys, grid, scale, aspect, size):
         ),  # n = floor(62.999...) = 62: sqrt(55.8) = 7.47, sqrt(68.9) = 8.3
         ((5, 5), 0.2, 0.8, (2, 2)),  # n = 5: sqrt(5 / 0.8) = 2.5, half to even
         ((5, 7), 0.2, 1.75, (4, 2)),  # n = 7: sqrt(7 * 1.75) = 3.5, half to even
+        ((20, 5), 0.35, 5.6, (14, 2)),  # n = 35: sqrt(35 * 5.6) = 14, sqrt(35 / 5.6) = 2.5
+        ((12, 12), 0.473, 1.0625, (8, 8)),  # n = 68: sqrt(68 * 1.0625) = 8.5, sqrt(64) = 8
     ],
 )
 def test_vjepa_and_ijepa_block_size_worked_by_hand(keys, grid, scale, aspect, size):
@@ -234,3 +247,27 @@ def test_vjepa_block_lasts_two_of_eight_frames_and_late_frames_are_all_target(ke
         (0, 0, 4),
         (0, 0, 0),
     }
+
+
+@pytest.mark.parametrize(
+    ("function", "grid", "shape", "options", "least", "most"),
+    [
+        (jm.random_mask, (14, 14), (14, 14), {"mask_ratio": 0.75}, 147, 147),
+        (jm.random_mask, (3, 5, 7), (3, 5, 7), {"mask_ratio": 0.4}, 42, 42),
+        (jm.random_mask, (5, 5), (5, 5), {"mask_ratio": 0.5}, 12, 12),  # 12.5, half to even
+        (jm.random_mask, (3, 5), (3, 5), {"mask_ratio": 0.5}, 8, 8),  # 7.5, half to even
+        (jm.random_mask, (2, 7), (2, 7), {"mask_ratio": 0.26}, 4, 4),  # 3.64
+        (jm.random_mask, (2, 2), (2, 2), {"mask_ratio": 0.01}, 1, 1),
+        (jm.random_mask, (2, 2), (2, 2), {"mask_ratio": 0.99}, 3, 3),
+        (jm.random_tube_mask, (3, 4, 5), (4, 5), {"mask_ratio": 0.9}, 18, 18),
+        (jm.object_mask, 7, (7,), {"num_masked": 2}, 2, 2),
+        (jm.object_mask, 9, (9,), {"num_masked": (1, 8)}, 1, 8),
+    ],
+)
+def test_random_subsets_are_their_definition(function, grid, shape, options, least, most):
+    keys, words = keys_and_words()
+    draw = jax.vmap(lambda key: function(key, grid, **options))
+    masks = np.asarray(jax.jit(draw, compiler_options=_QUICKLY)(keys))
+    for i in range(0, _KEYS, 5):
+        expected = transcription.random_mask(words[i], shape, least, most)
+        np.testing.assert_array_equal(masks[i], np.broadcast_to(expected, masks[i].shape))

@@ -1,4 +1,7 @@
+import copy
+import dataclasses
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +27,10 @@ def random_masks(seed, grid, count):
     return rng.random((count, *grid)) < density
 
 
-def random_numbers(keys, tokens):
-    """The words that `clip_count` draws for one key: planes in three rounds, and a flip."""
-    round_planes, num_words = -(-((tokens - 1).bit_length() + 10) // 3), -(-tokens // 32)
-
-    def draw(key):
-        *round_keys, flip_key = [jax.random.fold_in(key, i) for i in range(4)]
-        shape = (round_planes, num_words)
-        planes = [jax.random.bits(key, shape, jnp.uint32) for key in round_keys]
-        return jnp.concatenate(planes), jax.random.bits(flip_key, (), jnp.uint32)
-
-    return jax.tree.map(np.asarray, batched(draw)(keys))
+def random_words(keys, tokens):
+    """The words that `clip_count` draws: one for each token."""
+    draw = batched(lambda key: jax.random.bits(key, (tokens,), jnp.uint32))
+    return np.asarray(draw(keys))
 
 
 @pytest.mark.parametrize(
@@ -47,17 +43,16 @@ def random_numbers(keys, tokens):
             {"minimum": 40, "maximum": 50, "among": np.arange(66).reshape(2, 3, 11) % 3 > 0},
         ),
     ],
-    ids=["level-tokens", "two-words", "among"],
+    ids=["two-tokens", "image", "among"],
 )
 def test_clip_count_is_its_definition(grid, options):
-    count = 24_000 if grid == (2,) else 300  # two tokens are level in one draw of 4096
-    keys = jax.random.split(jax.random.key(21), count)
-    masks = random_masks(21, grid, count)
+    keys = jax.random.split(jax.random.key(21), 300)
+    masks = random_masks(21, grid, 300)
     clip = functools.partial(jm.clip_count, **options)
     clipped = np.asarray(batched(clip)(keys, masks))
-    planes, flips = random_numbers(keys, masks[0].size)
-    for i in range(count):
-        expected = transcription.clip_count(planes[i], flips[i], masks[i], **options)
+    words = random_words(keys, masks[0].size)
+    for i in range(300):
+        expected = transcription.clip_count(words[i], masks[i], **options)
         np.testing.assert_array_equal(clipped[i], expected, err_msg=f"key {i}")
 
 
@@ -191,3 +186,35 @@ def test_clip_count_takes_all_of_among_where_it_runs_out():
     clip = functools.partial(jm.clip_count, mask=nothing, minimum=3, among=among)
     masks = jax.jit(jax.vmap(clip))(keys)
     assert (masks == among).all()
+
+
+def test_token_indices_unpack_and_know_the_grid():
+    listed = jm.token_indices(MASK, size=4)
+    indices, valid = listed
+    assert indices is listed.indices
+    assert valid is listed.valid
+    assert listed.num_tokens == 6
+    assert [leaf.shape for leaf in jax.tree.leaves(listed)] == [(4,), (4,)]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_token_indices_survive_a_copy(copied):
+    listed = jm.token_indices(MASK, size=4)
+    other = copied(listed)
+    assert other.num_tokens == 6
+    np.testing.assert_array_equal(other.indices, listed.indices)
+    np.testing.assert_array_equal(other.valid, listed.valid)
+
+
+def test_token_indices_of_two_batches_concatenate_as_a_pytree():
+    listed = jax.vmap(functools.partial(jm.token_indices, size=4))(np.stack([MASK, ~MASK]))
+    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), listed, listed)
+    assert both.indices.shape == (4, 4)
+    assert both.num_tokens == 6
+
+
+def test_take_tokens_takes_nothing_where_valid_says_so():
+    listed = jm.token_indices(MASK, size=3)
+    hidden = dataclasses.replace(listed, valid=jnp.array([True, False, True]))
+    taken = jm.take_tokens(np.arange(1.0, 7.0, dtype=np.float32)[:, None], hidden)
+    assert taken[:, 0].tolist() == [2.0, 0.0, 6.0]

@@ -175,34 +175,26 @@ def vjepa_mask(
     return mask.reshape(grid)
 
 
-def random_subset(planes, flip, pool, size):
-    """The tokens of the pool with the lowest random numbers, level ones by their flipped numbers.
-
-    Args:
-        planes: uint32[count, words], each a bit of every token's random number, highest first;
-            tokens lie evenly in as few words as hold them, from the lowest bit of the first word.
-        flip: uint32, the bits of the tokens' own numbers to flip, its lowest for their highest.
-        pool: bool[tokens].
-        size: how many to pick.
-    """
-    tokens, words = pool.size, planes.shape[1]
-    per_word = -(-tokens // words)
-    num_bits = (tokens - 1).bit_length()
-    mirrored = sum(1 << (num_bits - 1 - i) for i in range(num_bits) if int(flip) >> i & 1)
-
-    def order(token):
-        bits = planes[:, token // per_word] >> np.uint32(token % per_word) & 1
-        return bits.tolist(), token ^ mirrored
-
-    picked = np.zeros(tokens, bool)
-    picked[sorted(np.flatnonzero(pool).tolist(), key=order)[:size]] = True
+def random_subset(words, pool, count):
+    """The tokens of the pool with the lowest 31-bit words, equal words in row-major order."""
+    lowest_first = sorted(np.flatnonzero(pool).tolist(), key=lambda i: (int(words[i]) >> 1, i))
+    picked = np.zeros(pool.size, bool)
+    picked[lowest_first[:count]] = True
     return picked
 
 
-def clip_count(planes, flip, mask, minimum=0, maximum=None, among=None):
+def random_mask(words, grid, least, most):
+    """Reads a word for each token, then one for the count, of `least` to `most`."""
+    tokens = math.prod(grid)
+    count = least + whole(words[tokens], most - least + 1)
+    return random_subset(words, np.ones(tokens, bool), count).reshape(grid)
+
+
+def clip_count(words, mask, minimum=0, maximum=None, among=None):
+    """Reads a word for each token."""
     count, maximum = mask.sum(), mask.size if maximum is None else maximum
     if count > maximum:
-        return random_subset(planes, flip, mask.reshape(-1), maximum).reshape(mask.shape)
+        return random_subset(words, mask.reshape(-1), maximum).reshape(mask.shape)
     pool = ~mask if among is None else among & ~mask
-    added = random_subset(planes, flip, pool.reshape(-1), max(minimum - count, 0))
+    added = random_subset(words, pool.reshape(-1), max(minimum - count, 0))
     return mask | added.reshape(mask.shape)

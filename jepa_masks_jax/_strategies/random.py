@@ -1,14 +1,11 @@
-"""Uniformly random subsets of an exact size, and the strategies that are no more than that."""
+"""Random tokens, an exact number of them."""
 
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
-from jepa_masks_jax._bits import below, count_set, first_tokens, lanes, random_words, unpack
 from jepa_masks_jax._checks import (
     MAX_TOKENS,
     Grid,
@@ -19,65 +16,8 @@ from jepa_masks_jax._checks import (
     check_key,
     is_sequence,
 )
-
-_ROUNDS = 3
-"""Random planes are drawn in so many rounds: fewer are faster and take more memory."""
-
-_Search = tuple[jax.Array, jax.Array, jax.Array]
-"""What may still be picked, what is, and how many are missing."""
-
-
-def random_subset(key: jax.Array, pool: jax.Array, size: jax.Array, tokens: int) -> jax.Array:
-    """Picks uniformly random set bits of the pool.
-
-    Each token has a random number, of which one bit at a time is used, as a plane of packed words;
-    the lowest numbers are picked, the search for the boundary halving the pool at each plane. The
-    numbers have at least ten bits more than the tokens need, so that three are level at the
-    boundary in less than one draw of a million. Level tokens are told apart by the bits of their
-    token number under one random flip, which is fair to two.
-
-    Args:
-        key: one PRNG key.
-        pool: uint32[words], the packed tokens to pick from.
-        size: int32[], at most the pool's count.
-        tokens: the number of tokens that the words pack.
-
-    Returns:
-        uint32[words].
-    """
-    round_planes = -(-((tokens - 1).bit_length() + 10) // _ROUNDS)
-    token_planes = _token_number_planes(tokens)
-    flip_bits = jax.random.bits(jax.random.fold_in(key, _ROUNDS), (), jnp.uint32)
-    flips = -(flip_bits >> np.arange(len(token_planes), dtype=np.uint32) & 1)
-
-    def narrow(carry: _Search, plane: jax.Array) -> tuple[_Search, None]:
-        pool, picked, size = carry
-        low = pool & ~plane
-        num_low = count_set(low)
-        fits = num_low <= size
-        pool = jnp.where(fits, pool & plane, low)
-        picked = jnp.where(fits, picked | low, picked)
-        return (pool, picked, jnp.where(fits, size - num_low, size)), None
-
-    def narrow_at_random(carry: _Search, i: jax.Array) -> tuple[_Search, None]:
-        words = random_words(jax.random.fold_in(key, i), round_planes * pool.size)
-        return lax.scan(narrow, carry, words.reshape(round_planes, pool.size))
-
-    none = jnp.zeros_like(pool) + (flip_bits & 0)  # varies as the key does, for shard_map's sake
-    search = (pool | none, none, size + none[0].astype(jnp.int32))
-    search, _ = lax.scan(narrow_at_random, search, jnp.arange(_ROUNDS, dtype=jnp.uint32))
-    (pool, picked, missing), _ = lax.scan(narrow, search, flips[:, None] ^ token_planes)
-    return jnp.where(missing > 0, picked | pool, picked)  # a lone highest number is never "low"
-
-
-def _token_number_planes(tokens: int) -> np.ndarray:
-    """The bits of every token's number, highest first, packed: uint32[bits, words]."""
-    words, per_word = lanes(tokens)
-    numbers = np.arange(words * per_word, dtype=np.uint32).reshape(words, per_word)
-    highest_first = np.arange((tokens - 1).bit_length(), dtype=np.uint32)[::-1, None, None]
-    bits = numbers >> highest_first & 1
-    packed = bits << np.arange(per_word, dtype=np.uint32)
-    return np.asarray(np.sum(packed, axis=-1, dtype=np.uint32))
+from jepa_masks_jax._draws import random_draws, whole_below
+from jepa_masks_jax._subsets import random_subset
 
 
 def random_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Array:
@@ -187,7 +127,7 @@ def _random_mask(
 ) -> jax.Array:
     """Draws `least` to `most` targets on the last axes of the grid, the same along the others."""
     tokens = math.prod(drawn)
-    size_key, subset_key = jax.random.split(key)
-    size = least + below(jax.random.bits(size_key, (), jnp.uint32), most - least + 1)
-    words = random_subset(subset_key, first_tokens(tokens, tokens), size, tokens)
-    return jnp.broadcast_to(unpack(words, tokens).reshape(drawn), grid)
+    draws = random_draws(key, tokens + 1)
+    count = least + whole_below(draws[-1], most - least + 1)
+    mask = random_subset(draws[:-1], jnp.ones(tokens, bool), count)
+    return jnp.broadcast_to(mask.reshape(drawn), grid)

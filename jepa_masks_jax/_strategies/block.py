@@ -1,0 +1,120 @@
+"""Rectangles that share a scale: `BlockMasking` of jepa-rs."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jepa_masks_jax._boxes import random_union
+from jepa_masks_jax._checks import (
+    Grid,
+    Range,
+    check_block_count,
+    check_grid,
+    check_key,
+    check_range,
+)
+from jepa_masks_jax._sizes import (
+    Steps,
+    aspect_range,
+    count_range,
+    draw_count,
+    draw_steps,
+    least_and_most,
+    rounded_sqrt,
+    traced_rounded_sqrt,
+)
+
+
+def block_mask(
+    key: jax.Array,
+    grid: Grid,
+    *,
+    num_targets: int = 4,
+    target_scale: Range = (0.15, 0.2),
+    target_aspect_ratio: Range = (0.75, 1.5),
+) -> jax.Array:
+    """Draws a target of rectangular blocks that share the target scale.
+
+    The blocks share `target_scale`, they do not each have it. For I-JEPA's published setting, where
+    each does, use `ijepa_masks`.
+    With `n = round(height * width * scale / num_targets)` a block is
+    `h = round(sqrt(n * aspect))` tokens high and `max(n // h, 1)` wide (1 if `h` is 0), then both
+    are clamped to the grid (`round` is half away from zero). Its corner is uniform over every
+    position that keeps it inside. If the blocks cover the whole grid, one uniformly random token is
+    left out.
+
+    On a video grid the same mask stands in every frame.
+
+    Args:
+        key: one PRNG key, typed or legacy.
+        grid: `(height, width)` or `(frames, height, width)`, at least two tokens in a frame.
+        num_targets: number of blocks, at least 1; they may overlap.
+        target_scale: `(min, max)` of the fraction of a frame that the blocks share,
+            `0 < min <= max <= 1`.
+        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
+
+    Returns:
+        bool[*grid], True at the target tokens. Neither it nor its complement, the context, is
+        empty.
+
+    Raises:
+        TypeError: if `key` is not a key or an option is not a static number or a pair of them.
+        ValueError: if `key` is a batch of keys or an option is out of its range.
+
+    Source:
+        `BlockMasking` of the Rust module jepa-core, after Assran et al. (2023), "Self-Supervised
+        Learning from Images with a Joint-Embedding Predictive Architecture", section 3. There a
+        video gets a mask of one frame.
+
+    Example:
+        >>> mask = block_mask(jax.random.key(0), (14, 14))
+        >>> mask.shape, mask.dtype
+        ((14, 14), dtype('bool'))
+    """
+    key, grid = check_key(key), check_grid(grid, whole_frames=True)
+    num_targets = check_block_count("num_targets", num_targets)
+    low, high = check_range("target_scale", target_scale)
+    aspect_ratio = check_range("target_aspect_ratio", target_aspect_ratio, high=None)
+    tokens = math.prod(grid[-2:])
+    counts = count_range(tokens * low / num_targets + 0.5, tokens * high / num_targets + 0.5)
+    _, most = least_and_most(counts)
+    aspects = aspect_range("target_aspect_ratio", aspect_ratio, most)
+    return _block_mask(key, grid, _Plan(num_targets, counts, aspects))
+
+
+class _Plan(NamedTuple):
+    num_targets: int
+    counts: Steps
+    aspects: Steps
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """A height and a width that no block exceeds."""
+        fewest, most = least_and_most(self.counts)
+        lowest = rounded_sqrt(4 * fewest * self.aspects.first, self.aspects.unit)
+        highest = rounded_sqrt(4 * most * self.aspects.last, self.aspects.unit)
+        return highest, most // max(lowest, 1)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _block_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
+    def draw_size(count_draws: jax.Array, aspect_draws: jax.Array) -> tuple[jax.Array, jax.Array]:
+        count = draw_count(count_draws, plan.counts)
+        aspect = draw_steps(aspect_draws, plan.aspects)
+        height = traced_rounded_sqrt(4 * count * aspect, jnp.int32(plan.aspects.unit))
+        width = lax.div(count, jnp.maximum(height, 1))
+        return height, jnp.where(height > 0, width, 1)
+
+    mask = random_union(
+        key,
+        grid[-2:],
+        draw_size,
+        num_boxes=plan.num_targets,
+        size_draws=2,
+        largest=plan.largest,
+    )
+    return jnp.broadcast_to(mask, grid)
