@@ -28,8 +28,8 @@ _COARSEST = 64
 """An aspect ratio is drawn in steps of at most this fraction of itself, or is refused."""
 
 _DECIMAL = 1000
-"""Steps of an aspect ratio divide a thousandth where they can: 0.8 is then four fifths, and
-`sqrt(5 / 0.8)` the tie that it is."""
+"""Steps of an aspect ratio divide a thousandth where they can, so that 0.8 is four fifths and
+`sqrt(5 / 0.8)` the tie that it is. Otherwise the floor of 0.8 steps would round it down."""
 
 
 class Steps(NamedTuple):
@@ -75,7 +75,7 @@ def aspect_range(name: str, aspect_ratio: tuple[float, float], most: int) -> Ste
     """Returns the draw of an aspect ratio for blocks of up to `most` tokens.
 
     The steps are as fine as leaves `4 * count * aspect` and `4 * count / aspect` within int32.
-    A decimal is what its digits say.
+    A decimal is what its digits say, and where both ends are the same it is drawn exactly.
 
     Args:
         name: of the aspect ratio's option, for the error.
@@ -92,8 +92,10 @@ def aspect_range(name: str, aspect_ratio: tuple[float, float], most: int) -> Ste
             f"{limit} tokens, and here a block may have {most}"
         )
     exact_low, exact_high = Fraction(str(low)), Fraction(str(high))
-    grain = math.lcm(_DECIMAL, exact_low.denominator, exact_high.denominator)
-    unit -= unit % next(part for part in (grain, _DECIMAL, 1) if part <= unit)
+    grains = [_DECIMAL, 1]
+    if low == high:
+        grains = [math.lcm(_DECIMAL, exact_low.denominator), exact_low.denominator, 1]
+    unit -= unit % next(grain for grain in grains if grain <= unit)
     return steps(exact_low, exact_high, unit)
 
 

@@ -46,8 +46,9 @@ def clip_count(
     Above `maximum`, uniformly random tokens of the mask are removed; below `minimum`, uniformly
     random ones of `among` are added, until it runs out. A mask whose count is within the bounds
     comes back as it was. With `minimum == maximum` every mask has the same count, as a static shape
-    needs it, unless `among` runs out. Every subset of the right size is equally likely, to within
-    one draw in a million.
+    needs it, unless `among` runs out. Every token has a random word of 31 bits, the lowest are
+    picked, and ties are broken in row-major order: every subset of the right size is equally likely
+    but for ties, and two given words are equal once in 2**31.
 
     Args:
         key: one PRNG key, typed or legacy.
@@ -109,7 +110,8 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
 
     Returns:
         TokenIndices: `indices` int32[size], ascending in row-major order, then padding, which holds
-        the number of tokens and so points at no token; `valid` bool[size], False at the padding.
+        the number of tokens and so points at no token; `valid` bool[size], False at the padding;
+        `num_tokens` int, static.
 
     Raises:
         TypeError: if `mask` is not a boolean array or `size` is not a static integer.
@@ -147,7 +149,7 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
 
     Args:
         tokens: `[..., N, D]`, of any dtype, with the `N` tokens of the mask's grid in row-major
-            order and no class token; that `N` is the mask's cannot be checked here.
+            order and no class token.
         indices: what `token_indices` returns for one mask.
 
     Returns:
@@ -155,8 +157,9 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
         tokens only.
 
     Raises:
-        TypeError: if `indices` is not a `TokenIndices`.
-        ValueError: if `tokens` has fewer than two axes or `indices` are those of a batch.
+        TypeError: if `indices` is not a `TokenIndices` of int32 and bool, or `tokens` no array.
+        ValueError: if `tokens` has fewer than two axes or another `N` than the mask, or `indices`
+            are those of a batch.
 
     Example:
         >>> tokens = jnp.arange(8.0).reshape(4, 2)

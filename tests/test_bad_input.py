@@ -438,6 +438,11 @@ def test_with_overlap_the_context_block_alone_must_reach_min_keep(sampling):
     assert refusal((8, 8), {**options, "min_keep": largest + 1})
 
 
+def test_with_overlap_the_context_block_counts_as_far_as_the_grid_reaches():
+    message = refusal((3, 40), {"allow_overlap": True, "min_keep": 100})  # 10 by 10, clamped
+    assert "min_keep must be at most 30" in message
+
+
 @pytest.mark.parametrize("aspect", [(1e-300, 1e300), (1e-9, 1e9), (1e300, 1e300)])
 @pytest.mark.parametrize(
     ("function", "name"),

@@ -136,6 +136,17 @@ def test_ijepa_masks_are_their_definition(grid, options):
             {"temporal_scale": (0.2, 0.7), "spatial_scale": (0.1, 0.6), "max_temporal_keep": 0.7},
         ),
         ((3, 4, 4), {"spatial_scale": (1, 1), "aspect_ratio": (1, 1), "max_temporal_keep": 0.7}),
+        (
+            (8, 4, 4),  # one block can cover the two frames that are kept, not the clip
+            {
+                "num_blocks": 1,
+                "spatial_scale": (1.0, 1.0),
+                "temporal_scale": (0.5, 0.5),
+                "aspect_ratio": (1.0, 1.0),
+                "max_temporal_keep": 0.25,
+            },
+        ),
+        ((8, 4, 4), {"num_blocks": 2, "max_temporal_keep": 0.1}),
         ((12, 35), {"num_blocks": 3}),
         ((5, 70), {"num_blocks": 3, "spatial_scale": (0.3, 0.9), "temporal_scale": (0.5, 0.7)}),
         ((2, 1, 32), {"spatial_scale": (0.3, 1.0), "aspect_ratio": (0.01, 1.0), "num_blocks": 2}),
@@ -210,6 +221,18 @@ def test_tube_size_worked_by_hand(keys):
         spatial_scale=(0.5, 0.5),  # n = 80, a side of round(8.94)
     )
     assert block_size(masks) == (3, 4, 9)
+
+
+def test_multi_block_square_of_a_ratio_halfway_between_two_counts(keys):
+    # round(12.5) = 13, away from zero, and round(sqrt(13)) = 4; of 12 it is 3.
+    masks = draw(jm.multi_block_mask, keys, (5, 5), mask_ratio=0.5, num_blocks=1)
+    assert block_size(masks) == (4, 4)
+
+
+def test_vjepa_keeps_a_frame_that_may_be_context(keys):
+    context = ~draw(jm.vjepa_mask, keys, (8, 4, 4), num_blocks=2, max_temporal_keep=0.1)
+    assert context[:, 0].any(axis=(1, 2)).all()
+    assert not context[:, 1:].any()
 
 
 def test_multi_block_square_stands_in_one_of_four_places_in_every_frame(keys):

@@ -47,15 +47,17 @@ def block_mask(
     position that keeps it inside. If the blocks cover the whole grid, one uniformly random token is
     left out.
 
-    On a video grid the same mask stands in every frame.
+    On a video grid the mask is repeated in every frame. A block is clamped to a thin grid, and so
+    holds fewer tokens there than its scale says.
 
     Args:
         key: one PRNG key, typed or legacy.
         grid: `(height, width)` or `(frames, height, width)`, at least two tokens in a frame.
-        num_targets: number of blocks, at least 1; they may overlap.
+        num_targets: number of blocks, from 1 to 2**16; they may overlap.
         target_scale: `(min, max)` of the fraction of a frame that the blocks share,
             `0 < min <= max <= 1`.
-        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
+        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. For blocks of up
+            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23.
 
     Returns:
         bool[*grid], True at the target tokens. Neither it nor its complement, the context, is

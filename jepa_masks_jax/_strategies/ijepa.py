@@ -68,10 +68,11 @@ def ijepa_masks(
     Args:
         key: one PRNG key, typed or legacy.
         grid: `(height, width)`, at least two tokens.
-        num_targets: number of target blocks, at least 1; they may overlap each other.
+        num_targets: number of target blocks, from 1 to 2**16; they may overlap.
         target_scale: `(min, max)` of the fraction of the grid in each target,
             `0 < min <= max <= 1`.
-        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
+        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. For blocks of up
+            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23.
         context_scale: `(min, max)` of the fraction of the grid in the context block,
             `0 < min <= max <= 1`.
         min_keep: least number of context tokens, at least 1.

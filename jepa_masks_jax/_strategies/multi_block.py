@@ -20,7 +20,7 @@ from jepa_masks_jax._sizes import rounded_sqrt
 def multi_block_mask(
     key: jax.Array, grid: Grid, *, mask_ratio: float = 0.5, num_blocks: int = 4
 ) -> jax.Array:
-    """Draws a target of equal squares that hold the mask ratio together, before they overlap.
+    """Draws a target of equal squares whose areas sum to about `mask_ratio` of a frame.
 
     Each block is a square of side `round(sqrt(n))`, clamped to each side of the grid, with
     `n = max(round(height * width * mask_ratio) // num_blocks, 1)` (`round` is half away from zero).
@@ -28,13 +28,14 @@ def multi_block_mask(
     ratio is below `mask_ratio`; `clip_count` makes it exact. If the blocks cover the whole grid,
     one uniformly random token is left out.
 
-    On a video grid each block reaches over all frames.
+    On a video grid each block covers all frames. A square is clamped to a thin grid, and so holds
+    fewer tokens there than its share.
 
     Args:
         key: one PRNG key, typed or legacy.
         grid: `(height, width)` or `(frames, height, width)`, at least two tokens in a frame.
         mask_ratio: fraction of a frame that the blocks would hold without overlap, in `(0, 1)`.
-        num_blocks: number of blocks, at least 1.
+        num_blocks: number of blocks, from 1 to 2**16.
 
     Returns:
         bool[*grid], True at the target tokens. Neither it nor its complement, the context, is

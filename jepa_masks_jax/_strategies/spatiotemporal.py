@@ -43,13 +43,14 @@ def spatiotemporal_mask(
     A tube lasts a whole number of frames drawn from `temporal_extent`, then clamped to the grid's.
     Its square has a side of `round(sqrt(round(height * width * scale)))` tokens, clamped to each
     side of the grid (`round` is half away from zero). Its corner is uniform over every position
-    that keeps it inside. If the tubes cover the whole grid, one uniformly random token is left out.
+    that keeps it inside. On a thin grid a clamped square holds fewer tokens than its scale says.
+    If the tubes cover the whole grid, one uniformly random token is left out.
 
     Args:
         key: one PRNG key, typed or legacy.
         grid: `(frames, height, width)`, or `(height, width)` for a single frame; at least two
             tokens.
-        num_targets: number of tubes, at least 1; they may overlap.
+        num_targets: number of tubes, from 1 to 2**16; they may overlap.
         temporal_extent: inclusive `(min, max)` of a tube's frames, whole numbers with
             `1 <= min <= max <= 2**24`.
         spatial_scale: `(min, max)` of the fraction of a frame in each tube's square,

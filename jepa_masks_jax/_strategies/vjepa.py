@@ -68,12 +68,13 @@ def vjepa_mask(
         key: one PRNG key, typed or legacy.
         grid: `(frames, height, width)`, or `(height, width)` for a single frame; at least two
             tokens.
-        num_blocks: number of blocks, at least 1; they may overlap.
+        num_blocks: number of blocks, from 1 to 2**16; they may overlap.
         spatial_scale: `(min, max)` of the fraction of a frame in each block,
             `0 < min <= max <= 1`.
         temporal_scale: `(min, max)` of the fraction of the frames in each block,
             `0 < min <= max <= 1`.
-        aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
+        aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. For blocks of up
+            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23.
         max_temporal_keep: fraction of the frames, from the first, that may be context, in `(0, 1]`.
 
     Returns:

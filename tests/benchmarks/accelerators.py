@@ -1,0 +1,237 @@
+"""Compiles every function for an accelerator that is not here, beside the plain code for the same.
+
+These are the compiler's figures, not measurements: nothing is run. They serve to compare two ways
+to write the same function.
+
+tpu: the cycles that the TPU compiler estimates for a v5e.
+gpu: the kernels and copies that an H100 is given to launch.
+
+Each needs an environment of its own. No accelerator is needed. The second takes 3 GB:
+
+    python3 -m venv .venv-tpu && .venv-tpu/bin/pip install -q -e . "jax[tpu]"
+    python3 -m venv .venv-gpu && .venv-gpu/bin/pip install -q -e . "jax[cuda12]"
+"""
+
+import argparse
+import functools
+import math
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import jepa_masks_jax as jm
+
+IMAGE, LARGER, VIDEO = (14, 14), (16, 16), (8, 16, 16)
+UNITS = {"tpu": "cycles, estimated for a TPU v5e", "gpu": "launches on an H100"}
+ENVIRONMENTS = {
+    "tpu": {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+    },
+    "gpu": {"CUDA_VISIBLE_DEVICES": "-1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"},
+}
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84929347584 cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 7 }
+runtime_version { major: 12 minor: 9 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+KERNELS = {
+    *("fusion", "custom-call", "sort", "copy", "reduce", "reduce-window", "scatter", "gather"),
+    *("concatenate", "transpose", "pad", "iota", "broadcast", "convert", "compare"),
+}
+
+
+def absent_device(accelerator):
+    """Describes one device that is not here: a sharding along the batch."""
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.update(ENVIRONMENTS[accelerator], TF_CPP_MIN_LOG_LEVEL="3")
+    if accelerator == "tpu":
+        topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    else:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"
+        topology = topologies.get_topology_desc(
+            platform="cuda", target_config=H100, topology="1x1x1"
+        )
+    mesh = Mesh(np.array(topology.devices[:1]), ("batch",))
+    return NamedSharding(mesh, PartitionSpec("batch"))
+
+
+def compiled_text(function, args, batch, device):
+    """Compiles a function of one sample over a batch: the program as text."""
+    shapes = [jax.ShapeDtypeStruct((batch, *arg.shape), arg.dtype, sharding=device) for arg in args]
+    return jax.jit(jax.vmap(function)).lower(*shapes).compile().as_text()
+
+
+def computations(text):
+    """Splits a program into its computations: their lines by name, and the name of the first."""
+    parts, lines, entry = {}, [], None
+    for line in text.splitlines():
+        if start := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$", line):
+            lines = parts[start[2]] = []
+            entry = start[2] if start[1] else entry
+        elif line.startswith("  "):
+            lines.append(line)
+    return parts, entry
+
+
+def called(line):
+    """Yields the computations that a line calls, and how often."""
+    if " while(" in line:
+        turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+        if not turns:
+            raise ValueError(f"the turns of this loop are not known: {line}")
+        for part in ("body", "condition"):
+            yield re.search(rf"{part}=%?([\w.\-]+)", line)[1], int(turns[1])
+    elif " conditional(" in line:
+        raise ValueError(f"the branch that is taken is not known: {line}")
+    elif call := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
+        yield call[1], 1
+
+
+def total(parts, name, cost):
+    """Adds up the costs of a computation's lines, loops as often as they turn."""
+    return sum(
+        cost(line) + sum(times * total(parts, other, cost) for other, times in called(line))
+        for line in parts[name]
+    )
+
+
+def cycles(line):
+    estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
+    return int(estimate[1]) if estimate else 0
+
+
+def launches(line):
+    operation = re.search(r"= (?:\([^=]*?\)|\S+) ([a-z\-]+)\(", line)
+    return int(bool(operation) and operation[1] in KERNELS)
+
+
+def with_key(function):
+    """Lets a function take its key as raw words, which any device can be given."""
+    return lambda words, *args: function(jax.random.wrap_key_data(words), *args)
+
+
+def sort_words(key, mask, size):
+    """Picks `size` of a mask's tokens: those with the lowest random words."""
+    words = jax.random.bits(key, (mask.size,), jnp.uint32) >> 1
+    words = jnp.where(mask.reshape(-1), words, jnp.uint32(1 << 31))
+    return (words <= jnp.sort(words)[size - 1]).reshape(mask.shape)
+
+
+def sort_numbers(mask, size):
+    """Lists a mask's tokens, in order."""
+    numbers = jnp.arange(mask.size, dtype=jnp.int32)
+    return jnp.sort(jnp.where(mask.reshape(-1), numbers, mask.size))[:size]
+
+
+def gather(tokens, index, valid):
+    return jm.take_tokens(tokens, jm.TokenIndices(index, valid, tokens.shape[0]))
+
+
+def by(grid):
+    return "x".join(map(str, grid)) if isinstance(grid, tuple) else f"{grid} slots"
+
+
+def strategy_rows():
+    """Lists what is compiled: a label, functions by name, the library's first, and arguments."""
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+
+    def row(name, strategy, grid, drawn=None, size=None):
+        functions = {name: with_key(lambda key: strategy(key, grid))}
+        if drawn:
+            functions["one sort of words"] = with_key(
+                lambda key: jnp.broadcast_to(
+                    sort_words(key, jnp.ones(drawn, bool), size),
+                    grid if isinstance(grid, tuple) else drawn,
+                )
+            )
+        return f"`{name}` {by(grid)}", functions, [key]
+
+    return [
+        row("block_mask", jm.block_mask, IMAGE),
+        row("multi_block_mask", jm.multi_block_mask, IMAGE),
+        row("spatiotemporal_mask", jm.spatiotemporal_mask, VIDEO),
+        row("ijepa", jm.presets.ijepa, LARGER),
+        row("vjepa_short_range", jm.presets.vjepa_short_range, VIDEO),
+        row("vjepa_long_range", jm.presets.vjepa_long_range, VIDEO),
+        row("mae", jm.presets.mae, IMAGE, IMAGE, 147),
+        row("videomae_tube", jm.presets.videomae_tube, VIDEO, VIDEO[1:], 230),
+        row("object_mask", jm.object_mask, 7, (7,), 2),
+    ]
+
+
+def token_rows():
+    """Lists the token functions as `strategy_rows` does."""
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    rows = []
+    for grid, size in ((LARGER, 64), (VIDEO, 512)):
+        mask = jax.ShapeDtypeStruct(grid, jnp.bool_)
+        clip = functools.partial(jm.clip_count, minimum=size, maximum=size)
+        functions = {
+            "clip_count": with_key(clip),
+            "one sort of words": with_key(functools.partial(sort_words, size=size)),
+        }
+        rows.append((f"`clip_count` {by(grid)} to {size}", functions, [key, mask]))
+    for grid, size in ((LARGER, 64), (VIDEO, 512)):
+        mask = jax.ShapeDtypeStruct(grid, jnp.bool_)
+        functions = {
+            "token_indices": functools.partial(jm.token_indices, size=size),
+            "one sort of numbers": functools.partial(sort_numbers, size=size),
+            "`jnp.nonzero(size=)`": lambda m, n=size: jnp.nonzero(m.reshape(-1), size=n)[0],
+        }
+        rows.append((f"`token_indices` {by(grid)} to {size}", functions, [mask]))
+    args = [
+        jax.ShapeDtypeStruct((math.prod(IMAGE), 32), jnp.float32),
+        jax.ShapeDtypeStruct((64,), jnp.int32),
+        jax.ShapeDtypeStruct((64,), jnp.bool_),
+    ]
+    functions = {
+        "take_tokens": gather,
+        "`jnp.take`": lambda tokens, index, valid: jnp.take(tokens, index, axis=0),
+    }
+    rows.append(("`take_tokens` 196x32 to 64", functions, args))
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("accelerator", choices=UNITS)
+    parser.add_argument("--batch", type=int, default=256, help="default: 256")
+    args = parser.parse_args()
+    device = absent_device(args.accelerator)
+    cost = cycles if args.accelerator == "tpu" else launches
+
+    print(f"| batch {args.batch} | {UNITS[args.accelerator]} | plain code |")
+    print("|---|---:|---|")
+    for label, functions, shapes in [*strategy_rows(), *token_rows()]:
+        costs = [
+            total(*computations(compiled_text(function, shapes, args.batch, device)), cost)
+            for function in functions.values()
+        ]
+        others = zip(list(functions)[1:], costs[1:], strict=True)
+        plain = ", ".join(f"{name} {other:,}" for name, other in others)
+        print(f"| {label} | {costs[0]:,} | {plain} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

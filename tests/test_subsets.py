@@ -1,0 +1,270 @@
+"""Random subsets are exact and uniform, in both ways of picking them, and programs stay flat."""
+
+import contextlib
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import jepa_masks_jax as jm
+from jepa_masks_jax._draws import random_draws
+from jepa_masks_jax._subsets import lowest_by_bisection, lowest_by_sorting, random_subset
+
+CHANCE = 1e-6
+_QUICKLY = {"xla_backend_optimization_level": 0}  # many programs, each run once
+_WAYS = (lowest_by_sorting, lowest_by_bisection)
+_OUTSIDE = 2**32 - 1  # what stands for the word of a token outside the pool
+
+
+def quick(function):
+    return jax.jit(function, compiler_options=_QUICKLY)
+
+
+def subset(draws, pool, count):
+    """The `count` lowest words of the pool, level ones in row-major order."""
+    order = sorted((int(draws[token]) >> 1, token) for token in np.flatnonzero(pool).tolist())
+    picked = np.zeros(len(pool), bool)
+    picked[[token for _, token in order[:count]]] = True
+    return picked
+
+
+def cases(tokens, number, seed):
+    """Draws, pools and counts: few and many equal words, the extremes, the pool's ends."""
+    rng = np.random.default_rng([seed, tokens])
+    draws = rng.integers(0, 2**32, (number, tokens), np.uint32)
+    kind = np.arange(number) % 5
+    draws[kind == 1] >>= 30  # 2-bit draws
+    draws[kind == 2] |= np.uint32(2**32 - 4)  # the highest words, the last of 31 bits among them
+    draws[kind == 3] = rng.choice(np.array([0, 2**32 - 1], np.uint32), draws[kind == 3].shape)
+    pool = rng.random((number, tokens)) < rng.choice([0, 0.3, 0.7, 1], (number, 1))
+    size = pool.sum(1)
+    count = rng.integers(0, size + 1)
+    count = np.where(rng.random(number) < 0.2, size, count)
+    return draws, pool, count.astype(np.int32)
+
+
+def both_ways(draws, pool, count):
+    words = jnp.where(pool, draws >> 1, jnp.uint32(_OUTSIDE))
+    return [way(words, count) for way in _WAYS] + [random_subset(draws, pool, count)]
+
+
+_TOKENS = [*range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65]
+
+
+@pytest.mark.parametrize("tokens", _TOKENS)
+def test_both_ways_pick_the_lowest_words_to_the_bit(tokens):
+    draws, pool, count = cases(tokens, 200, 0)
+    expected = [subset(*case) for case in zip(draws, pool, count, strict=True)]
+    for picked in quick(jax.vmap(both_ways))(draws, pool, count):
+        assert picked.dtype == jnp.bool_
+        np.testing.assert_array_equal(picked, expected)
+
+
+def test_every_count_of_every_small_pool():
+    tokens = 5
+    draws = np.array([[0, 1, 2, 3, 2**32 - 1], [2**32 - 1] * 5, [0] * 5, [9, 5, 9, 5, 1]])
+    pools = np.array(list(itertools.product([False, True], repeat=tokens)))
+    found = [
+        (draw, pool, count)
+        for draw in draws.astype(np.uint32)
+        for pool in pools
+        for count in range(pool.sum() + 1)
+    ]
+    expected = [subset(*case) for case in found]
+    draw, pool, count = map(np.array, zip(*found, strict=True))
+    for picked in quick(jax.vmap(both_ways))(draw, pool, count.astype(np.int32)):
+        np.testing.assert_array_equal(picked, expected)
+
+
+@pytest.mark.parametrize(("pool", "count"), [("111111", 3), ("1011010110", 3), ("11111", 1)])
+def test_every_subset_of_the_pool_is_equally_likely(pool, count):
+    pool = np.array([token == "1" for token in pool])
+
+    def draw(key):
+        return random_subset(random_draws(key, pool.size), pool, jnp.int32(count))
+
+    keys = jax.random.split(jax.random.key(40), 20_000)
+    masks = np.asarray(quick(jax.vmap(draw))(keys))
+    assert not masks[:, ~pool].any()
+    assert (masks.sum(1) == count).all()
+    _, frequency = np.unique(masks @ (1 << np.arange(pool.size)), return_counts=True)
+    assert len(frequency) == math.comb(pool.sum(), count)
+    assert stats.chisquare(frequency).pvalue > CHANCE
+
+
+@contextlib.contextmanager
+def strict(enable_x64):
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with (
+        enable(enable_x64),
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+    ):
+        yield
+
+
+def _scanned(way, words, count):
+    return jax.lax.scan(lambda carry, x: (carry, way(*x)), 0, (words, count))[1]
+
+
+_TRANSFORMATIONS = {
+    "vmap": lambda way, words, count: jax.vmap(way)(words, count),
+    "vmap-words": lambda way, words, count: jax.vmap(way, (0, None))(words, count[0]),
+    "vmap-count": lambda way, words, count: jax.vmap(way, (None, 0))(words[0], count),
+    "vmap-twice": lambda way, words, count: jax.vmap(jax.vmap(way, (None, 0)), (0, None))(
+        words, count
+    ),
+    "scan": _scanned,
+    "alone": lambda way, words, count: way(words[0], count[0]),
+}
+
+
+@pytest.mark.parametrize("enable_x64", [False, True], ids=["32", "64"])
+def test_both_ways_are_the_same_under_every_transformation(enable_x64):
+    tokens, number = 9, 6
+    draws, _, _ = cases(tokens, number, 1)
+    counts = np.array([4, 0, 9, 2, 7, 5], np.int32)
+
+    def picks(i, j):
+        return subset(draws[i], np.ones(tokens, bool), counts[j])
+
+    each = range(number)
+    expected = {
+        "vmap": [picks(i, i) for i in each],
+        "vmap-words": [picks(i, 0) for i in each],
+        "vmap-count": [picks(0, j) for j in each],
+        "vmap-twice": [[picks(i, j) for j in each] for i in each],
+        "scan": [picks(i, i) for i in each],
+        "alone": picks(0, 0),
+    }
+    ways = (
+        *_WAYS,
+        lambda words, count: random_subset(words << 1, words < jnp.uint32(2**31), count),
+    )
+
+    def run(words, counts):
+        return {
+            name: [transformed(way, words, counts) for way in ways]
+            for name, transformed in _TRANSFORMATIONS.items()
+        }
+
+    with strict(enable_x64):
+        got = quick(run)(jnp.asarray(draws >> 1), jnp.asarray(counts))
+    for name, masks in got.items():
+        for mask in masks:
+            assert mask.dtype == jnp.bool_
+            np.testing.assert_array_equal(mask, expected[name], err_msg=name)
+
+
+_COUNTED = ("sort", "scan", "scatter")
+_LONGEST_SCAN = 48
+
+
+def equations(jaxpr, platforms=()):
+    """Every equation with the platforms of the branches that it stands in, however nested."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation, platforms
+        branches_of = equation.params.get("branches_platforms")
+        for value in equation.params.values():
+            values = value if isinstance(value, tuple | list) else (value,)
+            inner = [one for one in values if hasattr(getattr(one, "jaxpr", one), "eqns")]
+            if branches_of and len(inner) == len(branches_of):
+                for one, branch in zip(inner, branches_of, strict=True):
+                    name = "default" if branch is None else "+".join(branch)
+                    yield from equations(one, (*platforms, name))
+            else:
+                for one in inner:
+                    yield from equations(one, platforms)
+
+
+_MASK = np.indices((4, 6)).sum(0) % 2 == 0
+_GRID = (14, 14)
+_BOXES = {
+    "block": lambda key: jm.block_mask(key, _GRID),
+    "block-full": lambda key: jm.block_mask(key, (4, 4), num_targets=9, target_scale=(0.9, 1)),
+    "spatiotemporal": lambda key: jm.spatiotemporal_mask(key, (8, *_GRID)),
+    "multi-block": lambda key: jm.multi_block_mask(key, _GRID),
+    "ijepa": lambda key: jm.ijepa_masks(key, _GRID),
+    "ijepa-reference": lambda key: jm.ijepa_masks(key, _GRID, sampling="reference"),
+    "ijepa-overlap": lambda key: jm.ijepa_masks(key, _GRID, allow_overlap=True),
+    "vjepa": lambda key: jm.vjepa_mask(key, (8, *_GRID)),
+    "vjepa-long": lambda key: jm.vjepa_mask(
+        key, (8, *_GRID), num_blocks=2, spatial_scale=(0.7, 0.7)
+    ),
+    "vjepa-partial": lambda key: jm.vjepa_mask(key, (8, 9, 9), temporal_scale=(0.2, 0.7)),
+}
+_SUBSETS = {
+    "random": lambda key: jm.random_mask(key, _GRID, mask_ratio=0.7),
+    "random-tube": lambda key: jm.random_tube_mask(key, (8, *_GRID), mask_ratio=0.7),
+    "object": lambda key: jm.object_mask(key, 7),
+    "object-range": lambda key: jm.object_mask(key, 7, num_masked=(1, 4)),
+    "clip": lambda key: jm.clip_count(key, jnp.asarray(_MASK), minimum=6, maximum=9),
+    "clip-among": lambda key: jm.clip_count(
+        key, jnp.asarray(_MASK), minimum=14, among=jnp.asarray(~_MASK)
+    ),
+}
+
+
+def _indices(key):
+    del key
+    return tuple(jm.token_indices(jnp.asarray(_MASK), size=9))
+
+
+def structure(function, *, batched=False):
+    """How many sorts, scans and scatters stand outside all branches, and in each platform's."""
+    example = jax.random.key(0)
+    if batched:
+        function, example = jax.vmap(function), jax.random.split(example, 3)
+    counts = {}
+    for equation, platforms in equations(jax.make_jaxpr(function)(example)):
+        name = equation.primitive.name
+        assert name not in ("while", "while_loop")
+        if name == "scan":
+            assert equation.params["length"] <= _LONGEST_SCAN
+        for platform in platforms or ("outside",):
+            counts.setdefault(platform, dict.fromkeys(_COUNTED, 0))
+        for counted in _COUNTED:
+            if name == counted or name.startswith(f"{counted}-"):
+                counts[(platforms or ("outside",))[-1]][counted] += 1
+    return counts
+
+
+_NONE = dict.fromkeys(_COUNTED, 0)
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("name", _BOXES)
+def test_masks_of_boxes_have_no_loops_sorts_or_scatters(name, batched):
+    assert structure(_BOXES[name], batched=batched) == {"outside": _NONE}
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("name", _SUBSETS)
+def test_subsets_are_two_sorts_or_on_a_cpu_two_short_scans(name, batched):
+    assert structure(_SUBSETS[name], batched=batched) == {
+        "outside": _NONE,
+        "default": _NONE | {"sort": 2},
+        "cpu": _NONE | {"scan": 2},
+    }
+
+
+def test_token_indices_are_one_sort_and_on_a_cpu_none():
+    counts = structure(_indices)
+    assert counts["default"] == _NONE | {"sort": 1}
+    assert (counts["cpu"]["sort"], counts["cpu"]["scan"]) == (0, 0)
+    assert counts["outside"] == _NONE
+
+
+def test_the_count_of_primitives_sees_into_loops_and_branches():
+    def function(key):
+        x = jax.random.bits(key, (5,))
+        x = jax.lax.cond(x[0] > 3, jnp.sort, lambda x: x, x)
+        return jax.jit(lambda x: jax.lax.scan(lambda c, y: (c, jnp.sort(x) + y), 0, x))(x)
+
+    assert structure(function) == {"outside": _NONE | {"sort": 2, "scan": 1}}
+    with pytest.raises(AssertionError):
+        structure(lambda key: jax.lax.while_loop(lambda i: i < 3, lambda i: i + 1, 0))
