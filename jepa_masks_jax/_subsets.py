@@ -1,7 +1,7 @@
 """The exact random subset.
 
-Every token has one random word of 31 bits. Of a pool of tokens the `count` lowest words are picked,
-equal words in row-major order. Two ways give the same subset, to the bit: two sorts, which are few
+Every token has one random lot of 31 bits. Of a pool of tokens the `count` lowest lots are picked,
+equal lots in row-major order. Two ways give the same subset, to the bit: two sorts, which are few
 kernels on an accelerator, and a bisection, which is ten times as fast as sorting pairs on a CPU.
 """
 
@@ -10,42 +10,42 @@ import jax.numpy as jnp
 from jax import lax
 
 _OUTSIDE = 0xFFFFFFFF
-"""Higher than any word of 31 bits."""
+"""Higher than any lot of 31 bits."""
 
 
 def random_subset(draws: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Array:
     """Picks uniformly random tokens of a pool.
 
     Args:
-        draws: uint32[tokens], a random word for each.
+        draws: uint32[tokens], a random lot for each.
         pool: bool[tokens], the tokens to pick from.
         count: int32[], at most the pool's.
 
     Returns:
         bool[tokens].
     """
-    words = jnp.where(pool, draws >> 1, jnp.uint32(_OUTSIDE))
-    return lax.platform_dependent(words, count, cpu=lowest_by_bisection, default=lowest_by_sorting)
+    lots = jnp.where(pool, draws >> 1, jnp.uint32(_OUTSIDE))
+    return lax.platform_dependent(lots, count, cpu=lowest_by_bisection, default=lowest_by_sorting)
 
 
-def lowest_by_sorting(words: jax.Array, count: jax.Array) -> jax.Array:
-    """Ranks all words by two stable sorts."""
-    # Made of the words, because under shard_map a sort's constant operand stays "the same on every
+def lowest_by_sorting(lots: jax.Array, count: jax.Array) -> jax.Array:
+    """Ranks all lots by two stable sorts."""
+    # Made of the lots, because under shard_map a sort's constant operand stays "the same on every
     # device", and so would the ranks.
-    number = lax.iota(jnp.int32, words.size) + (words & 0).astype(jnp.int32)
-    _, order = lax.sort((words, number), num_keys=1, is_stable=True)
+    number = lax.iota(jnp.int32, lots.size) + (lots & 0).astype(jnp.int32)
+    _, order = lax.sort((lots, number), num_keys=1, is_stable=True)
     _, rank = lax.sort((order, number), num_keys=1)
     return rank < count
 
 
-def lowest_by_bisection(words: jax.Array, count: jax.Array) -> jax.Array:
-    """Finds the word up to which all are picked, then among equal words the token."""
-    threshold = _threshold(words, count, bits=31)
-    below = words < threshold
+def lowest_by_bisection(lots: jax.Array, count: jax.Array) -> jax.Array:
+    """Finds the lot up to which all are picked, then among equal lots the token."""
+    threshold = _threshold(lots, count, bits=31)
+    below = lots < threshold
     missing = count - jnp.sum(below, dtype=jnp.int32)
-    number = lax.iota(jnp.uint32, words.size)
-    equal = jnp.where(words == threshold, number, jnp.uint32(_OUTSIDE))
-    return below | (equal < _threshold(equal, missing, bits=words.size.bit_length()))
+    number = lax.iota(jnp.uint32, lots.size)
+    equal = jnp.where(lots == threshold, number, jnp.uint32(_OUTSIDE))
+    return below | (equal < _threshold(equal, missing, bits=lots.size.bit_length()))
 
 
 def _threshold(numbers: jax.Array, count: jax.Array, *, bits: int) -> jax.Array:
