@@ -16,7 +16,7 @@ from jax import lax
 
 from jepa_masks_jax._draws import random_draws, whole_below
 
-Axes = Sequence[Any] | jax.Array
+PerAxis = Sequence[Any] | jax.Array
 """For each axis of the grid a number, or an array of one number for each box."""
 
 _WORD = 32
@@ -29,12 +29,12 @@ def can_cover(num_boxes: int, size: Sequence[int], grid: Sequence[int]) -> bool:
     )
 
 
-def clamp(size: Axes, grid: Sequence[int]) -> tuple[jax.Array, ...]:
+def clamp(size: PerAxis, grid: Sequence[int]) -> tuple[jax.Array, ...]:
     """Keeps sizes within the grid, and at least one token."""
     return tuple(jnp.clip(part, 1, side) for part, side in zip(size, grid, strict=True))
 
 
-def place(draws: Axes, size: Axes, room: Sequence[int]) -> list[jax.Array]:
+def place(draws: PerAxis, size: PerAxis, room: Sequence[int]) -> list[jax.Array]:
     """Draws starts uniformly over every position that keeps a box inside the room."""
     return [
         whole_below(draw, side - part + 1)
@@ -42,15 +42,15 @@ def place(draws: Axes, size: Axes, room: Sequence[int]) -> list[jax.Array]:
     ]
 
 
-def each_box(start: Axes, size: Axes, grid: Sequence[int]) -> jax.Array:
+def each_box(start: PerAxis, size: PerAxis, grid: Sequence[int]) -> jax.Array:
     """Makes every box a mask: int32[n] for each axis to bool[n, *grid]."""
-    return _cross([_reach(*axis) for axis in zip(start, size, grid, strict=True)])
+    return _outer_and([_reach(*axis) for axis in zip(start, size, grid, strict=True)])
 
 
-def union(start: Axes, size: Axes, grid: Sequence[int]) -> jax.Array:
+def union(start: PerAxis, size: PerAxis, grid: Sequence[int]) -> jax.Array:
     """Makes all boxes one mask: int32[n] for each axis to bool[*grid]."""
     words = [_pack(_reach(*axis)) for axis in zip(start, size, grid, strict=True)]
-    return jnp.any(_cross(words) != 0, axis=0)
+    return jnp.any(_outer_and(words) != 0, axis=0)
 
 
 def leave_one(mask: jax.Array, is_full: jax.Array, draw: jax.Array) -> jax.Array:
@@ -62,7 +62,7 @@ def leave_one(mask: jax.Array, is_full: jax.Array, draw: jax.Array) -> jax.Array
 def random_union(
     key: jax.Array,
     grid: Sequence[int],
-    draw_size: Callable[..., Axes],
+    draw_size: Callable[..., PerAxis],
     *,
     num_boxes: int,
     size_draws: int,
@@ -110,7 +110,7 @@ def _pack(reached: jax.Array) -> jax.Array:
     return jnp.sum(padded.astype(jnp.uint32) << bit, axis=1, dtype=jnp.uint32)
 
 
-def _cross(axes: Sequence[jax.Array]) -> jax.Array:
+def _outer_and(axes: Sequence[jax.Array]) -> jax.Array:
     """ANDs [n, side] of every axis at every token: [n, *grid]."""
     rank = len(axes)
 

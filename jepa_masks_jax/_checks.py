@@ -34,7 +34,7 @@ def check_key(key: Any) -> jax.Array:
 
 
 def refuse_tracer(name: str, value: Any) -> None:
-    """Says how an option stays static."""
+    """Raises if an option is traced, and says how it stays static."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(f"{name} is traced; close over it or make it static, got {value!r}")
 

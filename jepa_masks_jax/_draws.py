@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def random_draws(key: jax.Array, count: int) -> jax.Array:
-    """Draws uint32[count]; a draw does not depend on how many follow it.
+    """Draws uint32[count]; with threefry keys a draw does not depend on how many follow it.
 
     XLA compiles and runs rows of 16 faster than shorter ones.
     """

@@ -25,11 +25,11 @@ from jepa_masks_jax._draws import whole_below
 _INT32_BITS = 31
 
 _COARSEST = 64
-"""An aspect ratio is drawn in steps of at most this fraction of itself, or is refused."""
+"""A step is at most 1/64 of the aspect ratio; what would need coarser ones is refused."""
 
 _DECIMAL = 1000
-"""Steps of an aspect ratio divide a thousandth where they can, so that 0.8 is four fifths and
-`sqrt(5 / 0.8)` the tie that it is. Otherwise the floor of 0.8 steps would round it down."""
+"""An aspect ratio has a multiple of 1000 steps to one where they fit: 0.8 is then exactly 4/5, and
+`sqrt(5 / 0.8)` the tie that it is."""
 
 
 class Steps(NamedTuple):
@@ -120,8 +120,8 @@ def jepa_sizes(name: str, counts: Steps, aspect_ratio: tuple[float, float]) -> J
     )
     widest = []
     for height in range(lowest, highest + 1):
-        # A block is widest with the most tokens that are not yet higher at the least aspect ratio,
-        # at the least aspect ratio that makes them as high.
+        # The widest block of a height has the most tokens that are no higher at the lowest aspect
+        # ratio, and the lowest aspect ratio at which they are as high.
         count = min(most, (_least_four_x(height + 1, unit) - 1) // (4 * aspects.first))
         aspect = max(-(-_least_four_x(height, unit) // max(4 * count, 1)), aspects.first)
         if aspect <= aspects.last:
@@ -154,12 +154,13 @@ def traced_rounded_sqrt(
 ) -> jax.Array:
     """Returns `round(sqrt(x / divisor))` of int32 numbers, at most 2**30 after the division.
 
-    The float may be one off next to a whole number, where rounding up from either gives the same.
+    The float floor can be one off only next to a whole number, and the test in whole numbers gives
+    that number from both.
     """
     floor = (jnp.sqrt(lax.div(four_x, divisor).astype(jnp.float32)) / 2).astype(jnp.int32)
     up = floor + 1
     if half_even:
-        four_x = four_x - up % 2  # an odd side is not reached by a tie
+        four_x = four_x - up % 2  # a tie must not reach an odd side
     return floor + ((2 * up - 1) ** 2 <= lax.div(four_x, divisor)).astype(jnp.int32)
 
 

@@ -30,8 +30,8 @@ def random_subset(draws: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Ar
 
 def lowest_by_sorting(lots: jax.Array, count: jax.Array) -> jax.Array:
     """Ranks all lots by two stable sorts."""
-    # Made of the lots, because under shard_map a sort's constant operand stays "the same on every
-    # device", and so would the ranks.
+    # Made of the lots, because shard_map takes a sort's constant operand for the same on every
+    # device, and then the ranks too.
     number = lax.iota(jnp.int32, lots.size) + (lots & 0).astype(jnp.int32)
     _, order = lax.sort((lots, number), num_keys=1, is_stable=True)
     _, rank = lax.sort((order, number), num_keys=1)

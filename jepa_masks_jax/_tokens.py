@@ -44,11 +44,11 @@ def clip_count(
     """Removes or adds uniformly random tokens until the count is within bounds.
 
     Above `maximum`, uniformly random tokens of the mask are removed; below `minimum`, uniformly
-    random ones of `among` are added, until it runs out. A mask whose count is within the bounds
-    comes back as it was. With `minimum == maximum` every mask has the same count, as a static shape
-    needs it, unless `among` runs out. Every token has a random word of 31 bits, the lowest are
+    random ones of `among` are added, until it runs out. A mask whose count is within the bounds is
+    returned unchanged. With `minimum == maximum` every mask has the same count, as a static shape
+    needs it, unless `among` runs out. Every token has a random number of 31 bits, the lowest are
     picked, and ties are broken in row-major order: every subset of the right size is equally likely
-    but for ties, and two given words are equal once in 2**31.
+    but for ties, and two given numbers are equal once in 2**31.
 
     Args:
         key: one PRNG key, typed or legacy.
@@ -157,7 +157,8 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
         tokens only.
 
     Raises:
-        TypeError: if `indices` is not a `TokenIndices` of int32 and bool, or `tokens` no array.
+        TypeError: if `indices` is not a `TokenIndices` of int32 and bool, or `tokens` is not an
+            array.
         ValueError: if `tokens` has fewer than two axes or another `N` than the mask, or `indices`
             are those of a batch.
 
@@ -174,7 +175,7 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
     if len(shape) < 2 or shape[-2] != indices.num_tokens:
         raise ValueError(
             f"tokens must have shape [..., {indices.num_tokens}, D], a row for each token of the "
-            f"mask that indices are of, got {shape}; take a class token off, reshape a map "
+            f"mask that indices are of, got {shape}; drop a class token, reshape a map "
             "[H, W, D] to [H * W, D], and use jax.vmap for a batch of masks"
         )
     return _take_tokens(tokens, indices)

@@ -1,1 +1,1 @@
-"""The strategies, a file for each."""
+"""The strategies, a file for each kind."""

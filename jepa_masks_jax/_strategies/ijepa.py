@@ -130,7 +130,7 @@ def ijepa_masks(
     if allow_overlap:
         _check_context_block(plan, min_keep)
     else:
-        _check_room_left(plan, tokens, aspect_ratio)
+        _check_room_left(plan, tokens, aspect_ratio, min_keep)
     return _ijepa_masks(key, grid, plan)
 
 
@@ -207,9 +207,11 @@ def _check_context_block(plan: _Plan, min_keep: int) -> None:
         )
 
 
-def _check_room_left(plan: _Plan, tokens: int, aspect_ratio: tuple[float, float]) -> None:
+def _check_room_left(
+    plan: _Plan, tokens: int, aspect_ratio: tuple[float, float], min_keep: int
+) -> None:
     """Refuses targets that may leave fewer than `min_keep` tokens, and says what would do."""
-    num_targets, min_keep = plan.num_targets, plan.min_keep or 0
+    num_targets = plan.num_targets
 
     def largest_area(sizes: JepaSizes) -> int:
         return max(

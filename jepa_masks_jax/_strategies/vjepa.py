@@ -129,7 +129,7 @@ def _vjepa_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array
         can_cover(plan.num_blocks, (longest, *size), (plan.keep, *frame))
         for size in plan.sizes.widest
     )
-    # Where every block lasts all frames, one frame is drawn and stands for all.
+    # Where every block lasts all frames, one frame is drawn and repeated.
     is_frame = max(shortest, 1) >= frames
     room, kept = (frame, frame) if is_frame else ((frames, *frame), (plan.keep, *frame))
 

@@ -1,8 +1,7 @@
-"""Times strategies against their floors, and the tools around them against what users do instead.
+"""Times strategies relative to a lower bound, and the tools around them against the obvious code.
 
-The floor of a strategy is drawing the random words that its definition needs and filling an output
-of its size, in the same run. Figures are medians over interleaved repetitions, with the range of
-the middle half behind them.
+Lower bound: drawing the random bits and writing the output, in the same run. Figures are medians
+over interleaved repetitions, with the interquartile range behind them.
 """
 
 import argparse
@@ -100,7 +99,7 @@ def time_strategy(name, grid, batch, repetitions):
         "strategy": name,
         "grid": by(grid),
         "batch": batch,
-        "ratio to floor": spread(times[:, 0] / times[:, 1]),
+        "time / lower bound": spread(times[:, 0] / times[:, 1]),
         "us a mask": spread(1e6 * times[:, 0] / batch),
         "temporaries to output": memory.temp_size_in_bytes / memory.output_size_in_bytes,
         "compile s": compile_time,
@@ -274,7 +273,7 @@ def draw_ratios(rows, path):
     figure = Figure(figsize=(7, 0.28 * len(largest) + 1), dpi=100, layout="constrained")
     ax = figure.add_subplot()
     labels = [f"{strategy} {grid} x {row['batch']}" for (strategy, grid), row in largest.items()]
-    ratios = [row["ratio to floor"] for row in largest.values()]
+    ratios = [row["time / lower bound"] for row in largest.values()]
     medians = [ratio["median"] for ratio in ratios]
     errors = [
         [ratio["median"] - ratio["low"] for ratio in ratios],
@@ -283,7 +282,7 @@ def draw_ratios(rows, path):
     ax.barh(labels, medians, xerr=errors, color="#56B4E9")
     ax.axvline(1, color="black", linewidth=1)
     ax.invert_yaxis()
-    ax.set_xlabel("time over the floor")
+    ax.set_xlabel("time / lower bound")
     figure.savefig(path)
 
 
