@@ -14,6 +14,7 @@ from jepa_masks_jax._spec import (
 )
 from jepa_masks_jax._statistics import MaskStatistics, mask_statistics
 from jepa_masks_jax._strategies.block import block_mask
+from jepa_masks_jax._strategies.box import box_mask
 from jepa_masks_jax._strategies.ijepa import ContextTargetMasks, ijepa_masks
 from jepa_masks_jax._strategies.multi_block import multi_block_mask
 from jepa_masks_jax._strategies.random import object_mask, random_mask, random_tube_mask
@@ -22,6 +23,8 @@ from jepa_masks_jax._strategies.vjepa import vjepa_mask
 from jepa_masks_jax._tokens import (
     TokenIndices,
     clip_count,
+    put_tokens,
+    squared_distance,
     take_tokens,
     token_indices,
 )
@@ -39,6 +42,7 @@ __all__ = [
     "MaskStatistics",
     "TokenIndices",
     "block_mask",
+    "box_mask",
     "clip_count",
     "ijepa_masks",
     "image_grid",
@@ -46,9 +50,11 @@ __all__ = [
     "multi_block_mask",
     "object_mask",
     "presets",
+    "put_tokens",
     "random_mask",
     "random_tube_mask",
     "spatiotemporal_mask",
+    "squared_distance",
     "take_tokens",
     "to_mask_spec",
     "to_mask_specs",

@@ -56,6 +56,35 @@ def check_block_count(name: str, value: Any) -> int:
     return check_count(name, value, 1, MAX_BLOCKS)
 
 
+Count = int | jax.Array
+"""A whole number: a Python or NumPy integer, or an integer array of shape (), traced or not."""
+
+
+def check_any_count(name: str, value: Any, low: int, high: int) -> Count:
+    """Returns a whole number in `[low, high]`, or an array for `clamp_count`."""
+    if not isinstance(value, jax.Array):
+        return check_count(name, value, low, high)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} must be an integer, got {value.dtype}; use .astype(int)")
+    if value.shape:
+        raise ValueError(
+            f"{name} must be one integer, got shape {value.shape}; use jax.vmap for a batch"
+        )
+    return value
+
+
+def part_counts(*counts: Count) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Parts counts into arrays, which jit traces, and ints, which are static; None for the rest."""
+    arrays = tuple(count if isinstance(count, jax.Array) else None for count in counts)
+    return arrays, tuple(None if isinstance(count, jax.Array) else count for count in counts)
+
+
+def clamp_count(array: jax.Array, low: int, high: int) -> jax.Array:
+    """Clamps an integer of any width into `[low, high]`: int32[]."""
+    widest = np.iinfo(array.dtype).max
+    return jnp.clip(array, low, min(high, int(widest))).astype(jnp.int32)
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Returns True or False."""
     if not isinstance(value, bool | np.bool_):
@@ -127,6 +156,7 @@ _GRIDS = {
     (2,): "an image grid (height, width)",
     (3,): "a video grid (frames, height, width)",
     (2, 3): "(height, width) or (frames, height, width)",
+    (1, 2, 3, 4): "a tuple of one to four sides",
 }
 
 

@@ -3,14 +3,27 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jepa_masks_jax._checks import check_count, check_key, check_mask
+from jepa_masks_jax._checks import (
+    Count,
+    check_any_count,
+    check_count,
+    check_key,
+    check_mask,
+    clamp_count,
+    part_counts,
+)
 from jepa_masks_jax._draws import random_draws
 from jepa_masks_jax._subsets import random_subset
+
+_FARTHEST = 2**30
+"""Farther than any token of a grid whose distances are added in int32."""
 
 
 @functools.partial(
@@ -37,8 +50,8 @@ def clip_count(
     key: jax.Array,
     mask: jax.Array,
     *,
-    minimum: int = 0,
-    maximum: int | None = None,
+    minimum: Count = 0,
+    maximum: Count | None = None,
     among: jax.Array | None = None,
 ) -> jax.Array:
     """Removes or adds uniformly random tokens until the count is within bounds.
@@ -54,14 +67,16 @@ def clip_count(
         key: one PRNG key, typed or legacy.
         mask: bool[*grid], of any rank from 1: one mask, since a batch would be taken for a grid.
         minimum: least number of True tokens, from 0 to `maximum`.
-        maximum: greatest number of True tokens, from 0 to all tokens; all tokens if None.
+        maximum: greatest number of True tokens, from 0 to all tokens; all tokens if None. Either
+            bound may be an integer array of shape (), traced or not, and so follow a schedule: it
+            is clamped into `[0, tokens]`, and a maximum below the minimum wins.
         among: bool[*grid], the tokens that may be added; any if None.
 
     Returns:
         bool[*grid].
 
     Raises:
-        TypeError: if `key` is not a key, a mask is not boolean, or a bound is not a static integer.
+        TypeError: if `key` is not a key, a mask is not boolean, or a bound is not an integer.
         ValueError: if `key` is a batch of keys, a bound is out of its range, or the shapes differ.
 
     Example:
@@ -74,39 +89,53 @@ def clip_count(
     """
     key, mask = check_key(key), check_mask("mask", mask)
     tokens = mask.size
-    maximum = tokens if maximum is None else check_count("maximum", maximum, 0, tokens)
-    minimum = check_count("minimum", minimum, 0, tokens)
-    if minimum > maximum:
-        raise ValueError(f"minimum must be at most maximum, got {minimum} and {maximum}")
+    most = tokens if maximum is None else check_any_count("maximum", maximum, 0, tokens)
+    least = check_any_count("minimum", minimum, 0, tokens)
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        raise ValueError(f"minimum must be at most maximum, got {least} and {most}")
     if among is not None and check_mask("among", among).shape != mask.shape:
         raise ValueError(f"among must have the mask's shape {mask.shape}, got {among.shape}")
-    return _clip_count(key, mask, among, minimum, maximum)
+    return _clip_count(key, mask, among, *part_counts(least, most))
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=4)
 def _clip_count(
-    key: jax.Array, mask: jax.Array, among: jax.Array | None, minimum: int, maximum: int
+    key: jax.Array,
+    mask: jax.Array,
+    among: jax.Array | None,
+    arrays: tuple[Any, ...],
+    numbers: tuple[Any, ...],
 ) -> jax.Array:
+    minimum, maximum = (
+        number if array is None else clamp_count(array, 0, mask.size)
+        for array, number in zip(arrays, numbers, strict=True)
+    )
     chosen = mask.reshape(-1)
     others = ~chosen if among is None else among.reshape(-1) & ~chosen
     count = jnp.sum(chosen, dtype=jnp.int32)
     too_many = count > maximum
     pool = jnp.where(too_many, chosen, others)
-    added = jnp.clip(minimum - count, 0, jnp.sum(others, dtype=jnp.int32))
+    most_added = jnp.minimum(jnp.sum(others, dtype=jnp.int32), maximum - count)
+    added = jnp.maximum(jnp.minimum(minimum - count, most_added), 0)
     picked = random_subset(random_draws(key, mask.size), pool, jnp.where(too_many, maximum, added))
     return jnp.where(too_many, picked, chosen | picked).reshape(mask.shape)
 
 
-def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
+def token_indices(mask: jax.Array, *, size: int, key: jax.Array | None = None) -> TokenIndices:
     """Lists a mask's tokens in a list of static length.
 
-    A mask of more than `size` tokens loses the last ones in row-major order, always the same end of
-    the grid: `clip_count` removes uniformly random ones instead, and so no part of the image is
-    favoured.
+    Of a mask of more than `size` tokens a key keeps a uniformly random `size`, and so favours no
+    part of the image: the result is `token_indices(clip_count(key, mask, maximum=size), size=size)`
+    to the bit. Without a key the last ones in row-major order are lost, always the same end of the
+    grid.
+
+    For a batch, `jax.vmap(functools.partial(token_indices, size=K))(masks, key=keys)` gives every
+    mask its own key. A key that is closed over would keep the same part of each.
 
     Args:
         mask: bool[*grid], of any rank from 1: one mask, since a batch would be taken for a grid.
         size: length of the list, from 1 to all tokens.
+        key: one PRNG key, typed or legacy, or None.
 
     Returns:
         TokenIndices: `indices` int32[size], ascending in row-major order, then padding, which holds
@@ -114,8 +143,9 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
         `num_tokens` int, static.
 
     Raises:
-        TypeError: if `mask` is not a boolean array or `size` is not a static integer.
-        ValueError: if `mask` has no axis or `size` is out of its range.
+        TypeError: if `mask` is not a boolean array, `size` is not a static integer, or `key` is
+            neither a key nor None.
+        ValueError: if `mask` has no axis, `size` is out of its range, or `key` is a batch of keys.
 
     Example:
         >>> indices, valid = token_indices(jnp.array([[True, False], [True, True]]), size=4)
@@ -123,7 +153,10 @@ def token_indices(mask: jax.Array, *, size: int) -> TokenIndices:
         ([0, 2, 3, 4], [True, True, True, False])
     """
     mask = check_mask("mask", mask)
-    return _token_indices(mask, check_count("size", size, 1, mask.size))
+    size = check_count("size", size, 1, mask.size)
+    if key is not None:
+        mask = clip_count(key, mask, maximum=size)
+    return _token_indices(mask, size)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -201,3 +234,86 @@ def _check_indices(indices: TokenIndices) -> None:
 def _take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
     index = jnp.where(indices.valid, indices.indices, indices.num_tokens)
     return jnp.take(tokens, index, axis=-2, mode="fill", fill_value=0)
+
+
+def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
+    """Puts tokens back where `take_tokens` took them from.
+
+    Args:
+        tokens: `[..., size, D]`, of any dtype, in the order of `indices`.
+        indices: what `token_indices` returns for one mask.
+        fill: a number, or `[D]` such as a mask token, where no token is put.
+
+    Returns:
+        `[..., num_tokens, D]` of the tokens' dtype. Gradients flow to the valid tokens and to
+        `fill`.
+
+    Raises:
+        TypeError: if `indices` is not a `TokenIndices` of int32 and bool, or `tokens` no array.
+        ValueError: if `tokens` has fewer than two axes or another size than the list, `fill` is
+            neither a number nor `[D]`, or `indices` are those of a batch.
+
+    Example:
+        >>> indices = token_indices(jnp.array([False, True, True]), size=2)
+        >>> put_tokens(jnp.array([[1.0], [2.0]]), indices, fill=-1).tolist()
+        [[-1.0], [1.0], [2.0]]
+    """
+    _check_indices(indices)
+    shape, size = getattr(tokens, "shape", None), indices.indices.shape[0]
+    if shape is None:
+        raise TypeError(f"tokens must be an array of shape [..., size, D], got {tokens!r}")
+    if len(shape) < 2 or shape[-2] != size:
+        raise ValueError(f"tokens must have shape [..., {size}, D], got {shape}")
+    if jnp.shape(fill) not in ((), shape[-1:]):
+        raise ValueError(f"fill must be a number or of shape {shape[-1:]}, got {jnp.shape(fill)}")
+    return _put_tokens(tokens, indices, fill)
+
+
+@jax.jit
+def _put_tokens(tokens: jax.Array, indices: TokenIndices, fill: Any) -> jax.Array:
+    *batch, _, depth = tokens.shape
+    filled = jnp.broadcast_to(
+        jnp.broadcast_to(jnp.asarray(fill).astype(tokens.dtype), (depth,)),
+        (*batch, indices.num_tokens, depth),
+    )
+    index = jnp.where(indices.valid, indices.indices, indices.num_tokens)
+    return filled.at[..., index, :].set(tokens, mode="drop")
+
+
+def squared_distance(mask: jax.Array) -> jax.Array:
+    """Measures every token's squared distance to the nearest True one, in whole token units.
+
+    V-JEPA 2.1 weighs the loss on its context tokens by `squared_distance(target) ** -0.25`, the
+    distance to the power of -1/2.
+
+    Args:
+        mask: bool[*grid], of any rank from 1, with at least one True token.
+
+    Returns:
+        int32[*grid], 0 at the True tokens; 2**30 everywhere if there is none.
+
+    Raises:
+        TypeError: if `mask` is not a boolean array.
+        ValueError: if `mask` has no axis or the squared diagonal of the grid exceeds 2**30.
+
+    Example:
+        >>> squared_distance(jnp.array([[True, False, False], [False, False, False]])).tolist()
+        [[0, 1, 4], [1, 2, 5]]
+    """
+    mask = check_mask("mask", mask)
+    if sum((side - 1) ** 2 for side in mask.shape) > _FARTHEST:
+        raise ValueError(f"mask must have a diagonal of at most 2**15 tokens, got {mask.shape}")
+    return _squared_distance(mask)
+
+
+@jax.jit
+def _squared_distance(mask: jax.Array) -> jax.Array:
+    nearest = jnp.where(mask, 0, jnp.int32(_FARTHEST))
+    for axis, side in enumerate(mask.shape):
+        at = np.arange(side, dtype=np.int32)
+        apart = (at[:, None] - at) ** 2
+        lines = jnp.moveaxis(nearest, axis, -1)
+        apart = apart.reshape(*[1] * (lines.ndim - 1), side, side)
+        lines = jnp.min(lines[..., None, :] + apart, axis=-1)
+        nearest = jnp.minimum(jnp.moveaxis(lines, -1, axis), _FARTHEST)
+    return nearest

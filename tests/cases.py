@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import jepa_masks_jax as jm
@@ -77,11 +78,22 @@ RANDOM = [
     Case("random", jm.random_mask, ((14, 14),), {"mask_ratio": 0.75}),
     Case("random-video", jm.random_mask, ((3, 5, 7),), {"mask_ratio": 0.4}),
     Case("random-tube", jm.random_tube_mask, ((8, 14, 14),), {"mask_ratio": 0.9}),
+    Case("random-cells", jm.random_mask, ((6, 8),), {"num_masked": (2, 5), "cell": (3, 2)}),
     Case("object", jm.object_mask, (7,), {"num_masked": 2}),
     Case("object-range", jm.object_mask, (8,), {"num_masked": (1, 4)}),
 ]
 
-MASKS = STRATEGIES + JEPA + RANDOM
+BOXES = [
+    Case("box", jm.box_mask, ((9, 14),), {"num_boxes": 3, "extent": ((2, 4), (3, 5))}),
+    Case(
+        "box-centred",
+        jm.box_mask,
+        ((40,),),
+        {"num_boxes": 5, "extent": ((2, 4),), "placement": "centred"},
+    ),
+]
+
+MASKS = STRATEGIES + JEPA + RANDOM + BOXES
 """Every function that draws masks on a grid from a key."""
 
 CLIPS = [
@@ -101,7 +113,19 @@ def _taken(key, grid):
     return jm.take_tokens(tokens, _exact_context(key, grid))
 
 
+def _put(key, grid):
+    tokens = np.arange(2.0 * np.prod(grid), dtype=np.float32).reshape(-1, 2)
+    indices = jm.token_indices(jm.block_mask(key, grid), size=20, key=jax.random.clone(key))
+    return jm.put_tokens(jm.take_tokens(tokens, indices), indices, fill=np.float32(-1))
+
+
+def _distance(key, grid):
+    return jm.squared_distance(jm.block_mask(key, grid))
+
+
 TOKENS = [
+    Case("put-tokens", _put, ((14, 14),), {}),
+    Case("squared-distance", _distance, ((14, 14),), {}),
     Case("token-indices", _exact_context, ((14, 14),), {}),
     Case("take-tokens", _taken, ((14, 14),), {}),
 ]

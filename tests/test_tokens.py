@@ -218,3 +218,91 @@ def test_take_tokens_takes_nothing_where_valid_says_so():
     hidden = dataclasses.replace(listed, valid=jnp.array([True, False, True]))
     taken = jm.take_tokens(np.arange(1.0, 7.0, dtype=np.float32)[:, None], hidden)
     assert taken[:, 0].tolist() == [2.0, 0.0, 6.0]
+
+
+@pytest.mark.parametrize("size", [1, 5, 11, 12])
+def test_token_indices_with_a_key_are_those_of_the_clipped_mask(size):
+    keys = jax.random.split(jax.random.key(25), len(ALL_MASKS_3X4[::9]))
+
+    def clip_then_list(mask, key):
+        return jm.token_indices(jm.clip_count(key, mask, maximum=size), size=size)
+
+    listed = batched(functools.partial(jm.token_indices, size=size))
+    got = jax.vmap(functools.partial(jm.token_indices, size=size))(ALL_MASKS_3X4[::9], key=keys)
+    expected = batched(clip_then_list)(ALL_MASKS_3X4[::9], keys)
+    np.testing.assert_array_equal(got.indices, expected.indices)
+    np.testing.assert_array_equal(got.valid, expected.valid)
+    assert (got.valid.sum(1) == listed(ALL_MASKS_3X4[::9]).valid.sum(1)).all()
+
+
+def test_put_tokens_is_the_inverse_of_take_tokens_for_every_3x4_mask():
+    tokens = np.random.default_rng(26).normal(size=(12, 2)).astype(np.float32)
+    fill = np.array([7.0, 8.0], np.float32)
+
+    def there_and_back(mask):
+        indices = jm.token_indices(mask, size=12)
+        return jm.put_tokens(jm.take_tokens(tokens, indices), indices, fill=fill)
+
+    back = batched(there_and_back)(ALL_MASKS_3X4)
+    expected = np.where(ALL_MASKS_3X4.reshape(-1, 12, 1), tokens, fill)
+    np.testing.assert_array_equal(back, expected)
+
+
+def test_put_tokens_passes_gradients_to_the_tokens_and_to_the_fill():
+    indices = jm.token_indices(MASK, size=5)  # 3 valid, 2 padding
+    tokens, fill = np.ones((2, 5, 3), np.float32), np.ones(3, np.float32)
+    weights = np.arange(1, 37, dtype=np.float32).reshape(2, 6, 3)
+
+    def total(tokens, fill):
+        return jnp.sum(weights * jm.put_tokens(tokens, indices, fill=fill))
+
+    to_tokens, to_fill = jax.grad(total, (0, 1))(tokens, fill)
+    expected = np.zeros((2, 5, 3), np.float32)
+    expected[:, :3] = weights[:, [1, 2, 5]]
+    np.testing.assert_array_equal(to_tokens, expected)
+    np.testing.assert_array_equal(to_fill, weights[:, [0, 3, 4]].sum((0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fill", "message"),
+    [
+        (np.ones((4, 3)), 0, r"tokens must have shape \[\.\.\., 5, D\], got \(4, 3\)"),
+        (np.ones(5), 0, "tokens must have shape"),
+        (np.ones((5, 3)), np.ones(2), r"fill must be a number or of shape \(3,\), got \(2,\)"),
+    ],
+)
+def test_put_tokens_refuses_other_shapes(tokens, fill, message):
+    with pytest.raises(ValueError, match=message):
+        jm.put_tokens(tokens, jm.token_indices(MASK, size=5), fill=fill)
+
+
+def brute_force_distance(mask):
+    """The least squared distance of every token to a True one."""
+    at = np.stack(np.unravel_index(np.arange(mask.size), mask.shape), 1)
+    apart = ((at[:, None] - at[mask.reshape(-1)]) ** 2).sum(2)
+    return apart.min(1).reshape(mask.shape)
+
+
+@pytest.mark.parametrize("grid", [(2, 5), (2, 2, 2)])
+def test_squared_distance_of_every_small_mask(grid):
+    tokens = int(np.prod(grid))
+    masks = (np.arange(1, 2**tokens)[:, None] >> np.arange(tokens) & 1).astype(bool)
+    masks = masks.reshape(-1, *grid)
+    distance = batched(jm.squared_distance)(masks)
+    assert distance.dtype == jnp.int32
+    np.testing.assert_array_equal(distance, [brute_force_distance(mask) for mask in masks])
+
+
+@pytest.mark.parametrize("grid", [(50,), (9, 17), (4, 7, 9), (3, 4, 5, 2)])
+def test_squared_distance_of_random_masks(grid):
+    rng = np.random.default_rng(27)
+    masks = rng.random((20, *grid)) < rng.uniform(0.01, 0.2, (20, *[1] * len(grid)))
+    masks[:, *[0] * len(grid)] = True
+    distance = batched(jm.squared_distance)(masks)
+    np.testing.assert_array_equal(distance, [brute_force_distance(mask) for mask in masks])
+
+
+def test_squared_distance_of_an_empty_mask_and_of_a_grid_too_long():
+    assert (jm.squared_distance(np.zeros((2, 3), bool)) == 2**30).all()
+    with pytest.raises(ValueError, match="diagonal"):
+        jm.squared_distance(np.zeros(2**16, bool))

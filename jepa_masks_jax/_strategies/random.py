@@ -2,38 +2,63 @@
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jepa_masks_jax._checks import (
     MAX_TOKENS,
+    Count,
     Grid,
+    Range,
+    check_any_count,
     check_count,
     check_count_range,
     check_fraction,
     check_grid,
     check_key,
+    check_sequence,
+    clamp_count,
     is_sequence,
 )
 from jepa_masks_jax._draws import random_draws, whole_below
 from jepa_masks_jax._subsets import random_subset
 
 
-def random_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Array:
+def random_mask(
+    key: jax.Array,
+    grid: Grid,
+    *,
+    mask_ratio: float | Range | None = None,
+    num_masked: Count | tuple[int, int] | None = None,
+    cell: Grid | None = None,
+) -> jax.Array:
     """Draws an exact number of target tokens, uniform without replacement.
+
+    With `cell`, whole cells of the grid are masked, and counts and ratios are of cells: SimMIM's
+    squares; `(frames, 1, 1)` masks the same tokens of every frame, `(1, height, width)` whole
+    frames.
 
     Args:
         key: one PRNG key, typed or legacy.
-        grid: `(height, width)` or `(frames, height, width)`, at least two tokens.
-        mask_ratio: fraction of tokens in the target, in `(0, 1)`.
+        grid: one to four sides, at least two tokens.
+        mask_ratio: fraction of tokens in the target, in `(0, 1)`; the count is
+            `round(mask_ratio * tokens)` (half to even, as Python rounds), but at least 1 and at
+            most `tokens - 1`. Or a pair `(min, max)`: the count is drawn uniformly between the two
+            rounded counts.
+        num_masked: number of targets, from 1 to `tokens - 1`, or an inclusive pair `(min, max)`
+            from which it is drawn uniformly. Or an integer array of shape (), traced or not, which
+            is clamped into that range. Exactly one of `mask_ratio` and `num_masked` is given.
+        cell: sides of a cell, which divide the grid's into at least two cells; single tokens if
+            None.
 
     Returns:
-        bool[*grid] with exactly `round(mask_ratio * tokens)` targets (half to even, as Python
-        rounds), but at least 1 and at most `tokens - 1`.
+        bool[*grid], with exactly the count of targets.
 
     Raises:
-        TypeError: if `key` is not a key or an option is not a static number.
+        TypeError: if `key` is not a key, an option is of the wrong type, or both or none of
+            `mask_ratio` and `num_masked` are given.
         ValueError: if `key` is a batch of keys or an option is out of its range.
 
     Source:
@@ -44,9 +69,13 @@ def random_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Array:
         >>> mask.shape, int(mask.sum())
         ((14, 14), 147)
     """
-    key, grid = check_key(key), check_grid(grid)
-    count = _exact_count(mask_ratio, math.prod(grid))
-    return _random_mask(key, grid, grid, count, count)
+    key, grid = check_key(key), check_grid(grid, ranks=(1, 2, 3, 4))
+    cell = (1,) * len(grid) if cell is None else _check_cell(cell, grid)
+    num_cells = math.prod(grid) // math.prod(cell)
+    count = _check_exact_count(mask_ratio, num_masked, num_cells)
+    if isinstance(count, jax.Array):
+        return _random_mask(key, count, grid, cell, None)
+    return _random_mask(key, None, grid, cell, count)
 
 
 def random_tube_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Array:
@@ -75,13 +104,12 @@ def random_tube_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Ar
         ((8, 14, 14), 1408)
     """
     key, grid = check_key(key), check_grid(grid, ranks=(3,), whole_frames=True)
-    frame = grid[1:]
-    count = _exact_count(mask_ratio, math.prod(frame))
-    return _random_mask(key, frame, grid, count, count)
+    check_fraction("mask_ratio", mask_ratio)
+    return random_mask(key, grid, mask_ratio=mask_ratio, cell=(grid[0], 1, 1))
 
 
 def object_mask(
-    key: jax.Array, num_slots: int, *, num_masked: int | tuple[int, int] = 2
+    key: jax.Array, num_slots: int, *, num_masked: Count | tuple[int, int] = 2
 ) -> jax.Array:
     """Draws a uniformly random subset of object slots.
 
@@ -92,13 +120,14 @@ def object_mask(
         key: one PRNG key, typed or legacy.
         num_slots: number of slots, from 2 to 2**24.
         num_masked: number of masked slots, or an inclusive pair `(min, max)` from which it is drawn
-            uniformly, from 1 to `num_slots - 1`.
+            uniformly, from 1 to `num_slots - 1`. Or an integer array of shape (), traced or not,
+            which is clamped into that range.
 
     Returns:
         bool[num_slots], True at the masked slots.
 
     Raises:
-        TypeError: if `key` is not a key or a number is not a static integer.
+        TypeError: if `key` is not a key or a number is not an integer.
         ValueError: if `key` is a batch of keys or a number is out of its range.
 
     Source:
@@ -110,24 +139,63 @@ def object_mask(
         ((7,), 2)
     """
     key, num_slots = check_key(key), check_count("num_slots", num_slots, 2, MAX_TOKENS)
-    if is_sequence(num_masked):
-        least, most = check_count_range("num_masked", num_masked, num_slots - 1)
+    return random_mask(key, (num_slots,), num_masked=num_masked)
+
+
+class _CountRange(NamedTuple):
+    least: int
+    most: int
+
+
+def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
+    meaning = f"{len(grid)} sides that divide those of the grid {grid} into at least two cells"
+    sides = check_sequence("cell", cell, (len(grid),), meaning)
+    sides = tuple(check_count(f"cell[{i}]", side) for i, side in enumerate(sides))
+    if any(side % part for side, part in zip(grid, sides, strict=True)) or sides == grid:
+        raise ValueError(f"cell must be {meaning}, got {cell!r}")
+    return sides
+
+
+def _check_exact_count(mask_ratio: Any, num_masked: Any, tokens: int) -> jax.Array | _CountRange:
+    if (mask_ratio is None) == (num_masked is None):
+        raise TypeError(
+            "exactly one of mask_ratio and num_masked must be given, got "
+            f"{mask_ratio!r} and {num_masked!r}; where a preset has bound the ratio, pass "
+            "mask_ratio=None"
+        )
+    if num_masked is not None:
+        if is_sequence(num_masked):
+            return _CountRange(*check_count_range("num_masked", num_masked, tokens - 1))
+        count = check_any_count("num_masked", num_masked, 1, tokens - 1)
+        return count if isinstance(count, jax.Array) else _CountRange(count, count)
+    if is_sequence(mask_ratio):
+        pair = check_sequence("mask_ratio", mask_ratio, (2,), "a pair (min, max)")
+        low, high = (check_fraction(f"mask_ratio[{i}]", part) for i, part in enumerate(pair))
+        if low > high:
+            raise ValueError(f"mask_ratio must satisfy min <= max, got {mask_ratio!r}")
     else:
-        least = most = check_count("num_masked", num_masked, 1, num_slots - 1)
-    return _random_mask(key, (num_slots,), (num_slots,), least, most)
+        low = high = check_fraction("mask_ratio", mask_ratio)
+    least, most = (min(max(round(ratio * tokens), 1), tokens - 1) for ratio in (low, high))
+    return _CountRange(least, most)
 
 
-def _exact_count(mask_ratio: float, tokens: int) -> int:
-    return min(max(round(check_fraction("mask_ratio", mask_ratio) * tokens), 1), tokens - 1)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _random_mask(
-    key: jax.Array, drawn: tuple[int, ...], grid: tuple[int, ...], least: int, most: int
+    key: jax.Array,
+    num_masked: jax.Array | None,
+    grid: tuple[int, ...],
+    cell: tuple[int, ...],
+    count_range: _CountRange | None,
 ) -> jax.Array:
-    """Draws `least` to `most` targets on the last axes of the grid, the same along the others."""
-    tokens = math.prod(drawn)
+    cells = tuple(side // part for side, part in zip(grid, cell, strict=True))
+    tokens = math.prod(cells)
     draws = random_draws(key, tokens + 1)
-    count = least + whole_below(draws[-1], most - least + 1)
-    mask = random_subset(draws[:-1], jnp.ones(tokens, bool), count)
-    return jnp.broadcast_to(mask.reshape(drawn), grid)
+    if num_masked is not None:
+        count = clamp_count(num_masked, 1, tokens - 1)
+    else:
+        least, most = count_range or _CountRange(1, 1)
+        count = least + whole_below(draws[-1], most - least + 1)
+    mask = random_subset(draws[:-1], jnp.ones(tokens, bool), count).reshape(cells)
+    for axis, part in enumerate(cell):
+        mask = jnp.repeat(mask, part, axis)
+    return mask

@@ -1,0 +1,112 @@
+"""Boxes of any size: what a strategy of one's own starts from."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jepa_masks_jax._boxes import can_cover, clamp, leave_one, place, union
+from jepa_masks_jax._checks import (
+    MAX_TOKENS,
+    Grid,
+    check_block_count,
+    check_count,
+    check_count_range,
+    check_grid,
+    check_key,
+    is_sequence,
+)
+from jepa_masks_jax._draws import random_draws, whole_below
+
+
+def box_mask(
+    key: jax.Array,
+    grid: Grid,
+    *,
+    num_boxes: int,
+    extent: Sequence[int | tuple[int, int] | None],
+    placement: Literal["inside", "centred"] = "inside",
+) -> jax.Array:
+    """Draws a union of boxes, each of its own size: spans, strips, cubes.
+
+    Args:
+        key: one PRNG key, typed or legacy.
+        grid: one to four sides, at least two tokens.
+        num_boxes: number of boxes, from 1 to 2**16; they may overlap.
+        extent: for every axis an int, an inclusive pair `(min, max)` from which each box draws its
+            own, or None for the whole axis; numbers from 1 to 2**24, clamped to the axis. One entry
+            for each axis: `((2, 4),)` on a sequence, `(2, 4)` is 2 high and 4 wide on an image.
+        placement: `"inside"` draws the corner uniformly over every position that keeps the box
+            inside. `"centred"` draws the centre uniformly over all tokens, starts the box at
+            `centre - size // 2`, and cuts it off at the edges.
+
+    Returns:
+        bool[*grid], True at the target tokens. Neither it nor its complement, the context, is
+        empty: of boxes that cover everything one uniformly random token is left out.
+
+    Raises:
+        TypeError: if `key` is not a key or an option is of the wrong type.
+        ValueError: if `key` is a batch of keys or an option is out of its range.
+
+    Source:
+        This library's own; the block strategies are unions of such boxes.
+
+    Example:
+        >>> mask = box_mask(jax.random.key(0), (64, 8), num_boxes=2, extent=(4, None))
+        >>> mask.shape, bool((mask.any(1) == mask.all(1)).all())
+        ((64, 8), True)
+    """
+    key, grid = check_key(key), check_grid(grid, ranks=(1, 2, 3, 4))
+    num_boxes = check_block_count("num_boxes", num_boxes)
+    if placement not in ("inside", "centred"):
+        raise ValueError(f"placement must be 'inside' or 'centred', got {placement!r}")
+    plan = _Plan(num_boxes, _check_extent(extent, grid), placement == "centred")
+    return _box_mask(key, grid, plan)
+
+
+class _Plan(NamedTuple):
+    num_boxes: int
+    extent: tuple[tuple[int, int], ...]
+    """The least and the most tokens of a box along each axis."""
+    centred: bool
+
+
+def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    meaning = f"one entry for each of the {len(grid)} axes, such as ((2, 4),) on a sequence"
+    if not is_sequence(extent) and getattr(extent, "ndim", 0) != 2:
+        raise TypeError(f"extent must have {meaning}, got {extent!r}")
+    if len(extent) != len(grid):
+        raise ValueError(f"extent must have {meaning}, got {extent!r}")
+
+    def pair(i: int) -> tuple[int, int]:
+        part = extent[i]
+        if part is None:
+            return grid[i], grid[i]
+        if is_sequence(part):
+            return check_count_range(f"extent[{i}]", part, MAX_TOKENS)
+        return (check_count(f"extent[{i}]", part, 1, MAX_TOKENS),) * 2
+
+    return tuple(pair(i) for i in range(len(grid)))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _box_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
+    rank, longest = len(grid), [most for _, most in plan.extent]
+    may_be_full = can_cover(plan.num_boxes, longest, grid)
+    num_draws = plan.num_boxes * 2 * rank
+    draws = random_draws(key, num_draws + may_be_full)
+    per_box = draws[:num_draws].reshape(plan.num_boxes, 2 * rank).T
+    sides = [
+        least + whole_below(draw, most - least + 1)
+        for draw, (least, most) in zip(per_box[:rank], plan.extent, strict=True)
+    ]
+    size = clamp(sides, grid)
+    if plan.centred:
+        centre = place(per_box[rank:], (1,) * rank, grid)
+        start = [at - part // 2 for at, part in zip(centre, size, strict=True)]
+    else:
+        start = place(per_box[rank:], size, grid)
+    mask = union(start, size, grid)
+    return leave_one(mask, jnp.all(mask), draws[-1]) if may_be_full else mask

@@ -1,0 +1,97 @@
+"""A box mask is a union of boxes of its extents, inside the grid or centred on its tokens."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from transcription import clamp, leave_one, whole
+
+import jepa_masks_jax as jm
+
+KEY = jax.random.key(0)
+
+
+def transcribed(words, grid, num_boxes, extent, placement="inside"):
+    """Reads for each box its sides, then where it is along each axis; then the token to leave."""
+    words = iter(words)
+    mask = np.zeros(grid, bool)
+    for _ in range(num_boxes):
+        pairs = [
+            (side, side) if part is None else (part, part) if isinstance(part, int) else part
+            for part, side in zip(extent, grid, strict=True)
+        ]
+        size = clamp([low + whole(next(words), high - low + 1) for low, high in pairs], grid)
+        box = []
+        for part, side in zip(size, grid, strict=True):
+            if placement == "inside":
+                start = whole(next(words), side - part + 1)
+            else:
+                start = whole(next(words), side) - part // 2
+            box.append(slice(max(start, 0), start + part))
+        mask[tuple(box)] = True
+    leave_one(mask, next(words))
+    return mask
+
+
+@pytest.mark.parametrize("placement", ["inside", "centred"])
+@pytest.mark.parametrize(
+    ("grid", "num_boxes", "extent"),
+    [
+        ((40,), 3, ((2, 6),)),
+        ((9, 7), 2, (3, None)),
+        ((9, 7), 40, ((1, 3), 2)),
+        ((4, 6, 5), 2, ((1, 9), 2, (1, 3))),
+        ((3, 2, 4, 5), 3, (1, None, (1, 2), 3)),
+        ((3, 3), 2, (None, (2, 3))),
+        ((5, 5), 1, (None, None)),
+    ],
+)
+def test_box_mask_is_its_definition(grid, num_boxes, extent, placement):
+    keys = jax.random.split(KEY, 60)
+    draw = jax.vmap(
+        lambda key: jm.box_mask(key, grid, num_boxes=num_boxes, extent=extent, placement=placement)
+    )
+    masks = jax.jit(draw)(keys)
+    words = jax.vmap(lambda key: jax.random.bits(key, (256,), jnp.uint32))(keys)
+    for mask, row in zip(np.asarray(masks), np.asarray(words), strict=True):
+        np.testing.assert_array_equal(mask, transcribed(row, grid, num_boxes, extent, placement))
+
+
+def test_centres_are_uniform_over_all_tokens():
+    keys = jax.random.split(KEY, 20_000)
+    draw = jax.vmap(
+        lambda key: jm.box_mask(key, (4, 5), num_boxes=1, extent=(1, 1), placement="centred")
+    )
+    counts = np.asarray(jax.jit(draw)(keys)).sum(0).ravel()
+    assert stats.chisquare(counts).pvalue > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"extent": 3}, TypeError, r"extent .*\(\(2, 4\),\)"),
+        ({"extent": (2, 4)}, ValueError, r"extent .*1 axes.*\(\(2, 4\),\)"),
+        ({"extent": ((4, 2),)}, ValueError, r"extent\[0\]"),
+        ({"extent": (0,)}, ValueError, r"extent\[0\]"),
+        ({"extent": (2.0,)}, TypeError, r"extent\[0\]"),
+        ({"num_boxes": 0}, ValueError, "num_boxes"),
+        ({"placement": "outside"}, ValueError, "placement"),
+        ({"grid": (2, 2, 2, 2, 2)}, ValueError, "grid"),
+        ({"grid": (1,)}, ValueError, "grid"),
+    ],
+)
+def test_options_that_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        jm.box_mask(KEY, **{"grid": (20,), "num_boxes": 2, "extent": (2,), **options})
+
+
+def test_neither_side_is_empty_where_boxes_can_cover_everything():
+    for grid, extent in itertools.product([(2,), (1, 2), (2, 1, 1, 1)], [None, 1, (1, 2)]):
+        extents = (extent,) * len(grid)
+        for seed in range(5):
+            mask = jm.box_mask(jax.random.key(seed), grid, num_boxes=3, extent=extents)
+            assert mask.any()
+            assert not mask.all()

@@ -1,0 +1,133 @@
+"""Counts may be traced: exact for every value, clamped beyond the range, compiled once."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+import jepa_masks_jax as jm
+
+GRID = (3, 4)
+KEY = jax.random.key(0)
+CHECKERBOARD = np.indices(GRID).sum(0) % 2 == 0
+
+
+def drawn(key, count):
+    return jm.random_mask(key, GRID, num_masked=count)
+
+
+def clipped(key, count):
+    return jm.clip_count(key, CHECKERBOARD, minimum=count, maximum=count)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int32, jnp.uint32])
+def test_every_value_from_below_0_to_above_all_tokens_is_exact_or_clamped(dtype):
+    values = np.arange(-3 if jnp.issubdtype(dtype, jnp.signedinteger) else 0, 127).astype(dtype)
+    keys = jax.random.split(KEY, len(values))
+    masks = jax.jit(jax.vmap(drawn))(keys, values)
+    np.testing.assert_array_equal(masks.sum((1, 2)), np.clip(values.astype(int), 1, 11))
+    masks = jax.jit(jax.vmap(clipped))(keys, values)
+    np.testing.assert_array_equal(masks.sum((1, 2)), np.clip(values.astype(int), 0, 12))
+
+
+@pytest.mark.parametrize("function", [drawn, clipped])
+def test_a_traced_count_draws_the_mask_of_the_number(function):
+    for count in range(1, 12):
+        traced = jax.jit(function)(KEY, jnp.int32(count))
+        np.testing.assert_array_equal(traced, function(KEY, count))
+        np.testing.assert_array_equal(function(KEY, jnp.int16(count)), traced)
+
+
+def test_a_thousand_values_of_a_schedule_compile_once():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(key, progress):
+        count = jnp.round(2 + 8 * progress).astype(jnp.int32)
+        return drawn(key, count).sum(), clipped(key, count).sum()
+
+    for progress in np.linspace(0, 1, 1000, dtype=np.float32):
+        counts = step(KEY, progress)
+        assert counts[0] == counts[1] == np.round(2 + 8 * progress)
+
+
+def test_a_count_for_each_sample_under_scan_and_shard_map():
+    keys, counts = jax.random.split(KEY, 11), jnp.arange(1, 12, dtype=jnp.int32)
+    expected = jax.jit(jax.vmap(drawn))(keys, counts)
+    _, scanned = jax.jit(lambda *xs: lax.scan(lambda c, x: (c, drawn(*x)), 0, xs))(keys, counts)
+    np.testing.assert_array_equal(scanned, expected)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = P("data")
+    mapped = jax.shard_map(jax.vmap(drawn), mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    np.testing.assert_array_equal(jax.jit(mapped)(keys, counts), expected)
+
+
+def test_a_maximum_below_the_minimum_wins():
+    clip = jax.jit(lambda low, high: jm.clip_count(KEY, CHECKERBOARD, minimum=low, maximum=high))
+    assert clip(jnp.int32(9), jnp.int32(4)).sum() == 4
+    assert clip(jnp.int32(9), jnp.int32(8)).sum() == 8
+    assert jm.clip_count(KEY, CHECKERBOARD, minimum=9, maximum=jnp.int32(7)).sum() == 7
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: drawn(KEY, jnp.float32(3)), TypeError, r"num_masked .*float32.*astype\(int\)"),
+        (lambda: drawn(KEY, jnp.array(True)), TypeError, "num_masked .*bool"),
+        (lambda: drawn(KEY, jnp.arange(3)), ValueError, r"num_masked .*\(3,\).*jax\.vmap"),
+        (lambda: clipped(KEY, jnp.float32(3)), TypeError, r"maximum .*float32.*astype\(int\)"),
+        (lambda: clipped(KEY, jnp.arange(3)), ValueError, r"maximum .*\(3,\).*jax\.vmap"),
+        (lambda: drawn(KEY, 0), ValueError, r"num_masked must be in \[1, 11\], got 0"),
+        (lambda: drawn(KEY, 12), ValueError, r"num_masked must be in \[1, 11\], got 12"),
+        (lambda: drawn(KEY, (3, 2)), ValueError, "num_masked"),
+        (lambda: jm.random_mask(KEY, GRID), TypeError, "exactly one of mask_ratio and num_masked"),
+        (
+            lambda: jm.presets.mae(KEY, GRID, num_masked=3),
+            TypeError,
+            "exactly one .*pass mask_ratio=None",
+        ),
+        (lambda: jm.random_mask(KEY, GRID, mask_ratio=(0.5, 0.2)), ValueError, "mask_ratio"),
+        (lambda: jm.random_mask(KEY, GRID, num_masked=2, cell=(2, 2)), ValueError, "cell"),
+        (lambda: jm.random_mask(KEY, GRID, num_masked=2, cell=(3, 4)), ValueError, "cell"),
+        (lambda: jm.random_mask(KEY, GRID, num_masked=2, cell=2), TypeError, "cell"),
+        (lambda: jm.random_mask(KEY, GRID, num_masked=2, cell=(1.0, 2)), TypeError, r"cell\[0\]"),
+    ],
+)
+def test_counts_and_cells_that_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_pair_of_ratios_draws_every_count_between():
+    keys = jax.random.split(KEY, 2000)
+    draw = functools.partial(jm.random_mask, grid=(10,), mask_ratio=(0.2, 0.5))
+    counts = jax.jit(jax.vmap(draw))(keys).sum(1)
+    assert np.bincount(counts).tolist()[:2] == [0, 0]
+    assert (np.bincount(counts)[2:] > 400).all()
+    assert counts.max() == 5
+
+
+@pytest.mark.parametrize(
+    ("grid", "cell", "count"),
+    [
+        ((6, 6), (2, 3), 2),
+        ((4, 2, 6), (4, 1, 1), 5),
+        ((8,), (2,), 3),
+        ((2, 3, 4, 2), (1, 3, 2, 2), 1),
+    ],
+)
+def test_whole_cells_are_masked_and_counted(grid, cell, count):
+    masks = jax.vmap(lambda key: jm.random_mask(key, grid, num_masked=count, cell=cell))(
+        jax.random.split(KEY, 20)
+    )
+    cells = np.asarray(masks)
+    for axis, part in enumerate(cell, 1):
+        shape = cells.shape
+        split = cells.reshape(*shape[:axis], shape[axis] // part, part, *shape[axis + 1 :])
+        assert (split == split.take([0], axis + 1)).all()
+        cells = split.take(0, axis + 1)
+    assert (cells.reshape(20, -1).sum(1) == count).all()
