@@ -21,6 +21,10 @@ def test_python_blocks_run_in_order():
     assert known["target_patches"].shape == (8, 4, 42, 32)
     assert known["pair"][0].shape == (8, 14, 14)
     assert len(known["specs"]) == 8
+    assert (known["strips"].sum((1, 2)) == 205).all()
+    counts = [int(known["mask_at"](known["key"], step).sum()) for step in (0, 500, 1000)]
+    assert counts == [78, 118, 157]
+    assert known["mask_at"]._cache_size() == 1
 
 
 def test_the_first_two_commands_are_single_lines():
