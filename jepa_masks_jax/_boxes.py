@@ -67,6 +67,7 @@ def random_union(
     num_boxes: int,
     size_draws: int,
     largest: Sequence[int],
+    place: Callable[..., PerAxis] = place,
 ) -> jax.Array:
     """Draws a mask that is a union of boxes, each of its own size, and leaves at least one token.
 
@@ -77,6 +78,7 @@ def random_union(
         num_boxes: how many are drawn.
         size_draws: random words for each size.
         largest: a size that no box exceeds along any axis.
+        place: makes the starts from the draws, the sizes and the grid.
 
     Returns:
         bool[*grid].

@@ -249,7 +249,8 @@ def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> ja
         `fill`.
 
     Raises:
-        TypeError: if `indices` is not a `TokenIndices` of int32 and bool, or `tokens` no array.
+        TypeError: if `indices` is not a `TokenIndices` of int32 and bool, or `tokens` is not an
+            array.
         ValueError: if `tokens` has fewer than two axes or another size than the list, `fill` is
             neither a number nor `[D]`, or `indices` are those of a batch.
 

@@ -19,6 +19,7 @@ from cases import CLIPS, RANDOM, TOKENS
 from jax import export, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from test_strict_modes import every_check, x64
 from transcription import random_subset
 
 from jepa_masks_jax import _subsets
@@ -29,12 +30,6 @@ KEYS = jnp.stack([jax.random.key(seed) for seed in range(3)])
 
 def drawn(keys):
     return {case.name: jax.vmap(case)(jax.random.clone(keys)) for case in CASES}
-
-
-def x64(enable):
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(enable)
-    return jax.experimental.enable_x64(enable)
 
 
 @contextlib.contextmanager
@@ -89,14 +84,7 @@ def test_scan(on_the_cpu):
 def test_every_check_in_32_and_64_bit_mode(enable_x64, on_the_cpu):
     with x64(enable_x64):
         keys = jnp.stack([jax.random.key(seed) for seed in range(3)])
-        with (
-            jax.numpy_rank_promotion("raise"),
-            jax.numpy_dtype_promotion("strict"),
-            jax.debug_nans(True),
-            jax.debug_key_reuse(True),
-            jax.checking_leaks(),
-            jax.transfer_guard("disallow"),
-        ):
+        with every_check():
             masks = jax.jit(drawn)(keys)
     chex.assert_trees_all_equal(masks, on_the_cpu, strict=True)
 

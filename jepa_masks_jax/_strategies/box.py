@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jepa_masks_jax._boxes import can_cover, clamp, leave_one, place, union
+from jepa_masks_jax._boxes import PerAxis, place, random_union
 from jepa_masks_jax._checks import (
     MAX_TOKENS,
     Grid,
@@ -18,7 +17,7 @@ from jepa_masks_jax._checks import (
     check_key,
     is_sequence,
 )
-from jepa_masks_jax._draws import random_draws, whole_below
+from jepa_masks_jax._draws import whole_below
 
 
 def box_mask(
@@ -93,20 +92,24 @@ def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int], 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _box_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    rank, longest = len(grid), [most for _, most in plan.extent]
-    may_be_full = can_cover(plan.num_boxes, longest, grid)
-    num_draws = plan.num_boxes * 2 * rank
-    draws = random_draws(key, num_draws + may_be_full)
-    per_box = draws[:num_draws].reshape(plan.num_boxes, 2 * rank).T
-    sides = [
-        least + whole_below(draw, most - least + 1)
-        for draw, (least, most) in zip(per_box[:rank], plan.extent, strict=True)
-    ]
-    size = clamp(sides, grid)
-    if plan.centred:
-        centre = place(per_box[rank:], (1,) * rank, grid)
-        start = [at - part // 2 for at, part in zip(centre, size, strict=True)]
-    else:
-        start = place(per_box[rank:], size, grid)
-    mask = union(start, size, grid)
-    return leave_one(mask, jnp.all(mask), draws[-1]) if may_be_full else mask
+    def draw_size(*draws: jax.Array) -> list[jax.Array]:
+        return [
+            least + whole_below(draw, most - least + 1)
+            for draw, (least, most) in zip(draws, plan.extent, strict=True)
+        ]
+
+    return random_union(
+        key,
+        grid,
+        draw_size,
+        num_boxes=plan.num_boxes,
+        size_draws=len(grid),
+        largest=[most for _, most in plan.extent],
+        place=_place_centred if plan.centred else place,
+    )
+
+
+def _place_centred(draws: PerAxis, size: PerAxis, grid: tuple[int, ...]) -> list[jax.Array]:
+    """Draws centres uniformly over all tokens, and returns the starts."""
+    centre = place(draws, (1,) * len(grid), grid)
+    return [at - part // 2 for at, part in zip(centre, size, strict=True)]

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def random_mask(
     num_cells = math.prod(grid) // math.prod(cell)
     count = _check_exact_count(mask_ratio, num_masked, num_cells)
     if isinstance(count, jax.Array):
-        return _random_mask(key, count, grid, cell, None)
+        return _random_mask(key, count, grid, cell, (1, num_cells - 1))
     return _random_mask(key, None, grid, cell, count)
 
 
@@ -142,11 +142,6 @@ def object_mask(
     return random_mask(key, (num_slots,), num_masked=num_masked)
 
 
-class _CountRange(NamedTuple):
-    least: int
-    most: int
-
-
 def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
     meaning = f"{len(grid)} sides that divide those of the grid {grid} into at least two cells"
     sides = check_sequence("cell", cell, (len(grid),), meaning)
@@ -156,7 +151,10 @@ def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
     return sides
 
 
-def _check_exact_count(mask_ratio: Any, num_masked: Any, tokens: int) -> jax.Array | _CountRange:
+def _check_exact_count(
+    mask_ratio: Any, num_masked: Any, tokens: int
+) -> jax.Array | tuple[int, int]:
+    """Returns the least and the most targets, or an array."""
     if (mask_ratio is None) == (num_masked is None):
         raise TypeError(
             "exactly one of mask_ratio and num_masked must be given, got "
@@ -165,9 +163,9 @@ def _check_exact_count(mask_ratio: Any, num_masked: Any, tokens: int) -> jax.Arr
         )
     if num_masked is not None:
         if is_sequence(num_masked):
-            return _CountRange(*check_count_range("num_masked", num_masked, tokens - 1))
+            return check_count_range("num_masked", num_masked, tokens - 1)
         count = check_any_count("num_masked", num_masked, 1, tokens - 1)
-        return count if isinstance(count, jax.Array) else _CountRange(count, count)
+        return count if isinstance(count, jax.Array) else (count, count)
     if is_sequence(mask_ratio):
         pair = check_sequence("mask_ratio", mask_ratio, (2,), "a pair (min, max)")
         low, high = (check_fraction(f"mask_ratio[{i}]", part) for i, part in enumerate(pair))
@@ -176,7 +174,7 @@ def _check_exact_count(mask_ratio: Any, num_masked: Any, tokens: int) -> jax.Arr
     else:
         low = high = check_fraction("mask_ratio", mask_ratio)
     least, most = (min(max(round(ratio * tokens), 1), tokens - 1) for ratio in (low, high))
-    return _CountRange(least, most)
+    return least, most
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -185,16 +183,16 @@ def _random_mask(
     num_masked: jax.Array | None,
     grid: tuple[int, ...],
     cell: tuple[int, ...],
-    count_range: _CountRange | None,
+    count_range: tuple[int, int],
 ) -> jax.Array:
     cells = tuple(side // part for side, part in zip(grid, cell, strict=True))
     tokens = math.prod(cells)
     draws = random_draws(key, tokens + 1)
-    if num_masked is not None:
-        count = clamp_count(num_masked, 1, tokens - 1)
-    else:
-        least, most = count_range or _CountRange(1, 1)
+    least, most = count_range
+    if num_masked is None:
         count = least + whole_below(draws[-1], most - least + 1)
+    else:
+        count = clamp_count(num_masked, least, most)
     mask = random_subset(draws[:-1], jnp.ones(tokens, bool), count).reshape(cells)
     for axis, part in enumerate(cell):
         mask = jnp.repeat(mask, part, axis)
