@@ -14,10 +14,13 @@ from jepa_masks_jax._spec import (
 )
 from jepa_masks_jax._statistics import MaskStatistics, mask_statistics
 from jepa_masks_jax._strategies.block import block_mask
+from jepa_masks_jax._strategies.blockwise import blockwise_mask
 from jepa_masks_jax._strategies.box import box_mask
 from jepa_masks_jax._strategies.ijepa import ContextTargetMasks, ijepa_masks
+from jepa_masks_jax._strategies.inverse_block import inverse_block_mask
 from jepa_masks_jax._strategies.multi_block import multi_block_mask
 from jepa_masks_jax._strategies.random import object_mask, random_mask, random_tube_mask
+from jepa_masks_jax._strategies.span import span_mask
 from jepa_masks_jax._strategies.spatiotemporal import spatiotemporal_mask
 from jepa_masks_jax._strategies.vjepa import vjepa_mask
 from jepa_masks_jax._tokens import (
@@ -42,10 +45,12 @@ __all__ = [
     "MaskStatistics",
     "TokenIndices",
     "block_mask",
+    "blockwise_mask",
     "box_mask",
     "clip_count",
     "ijepa_masks",
     "image_grid",
+    "inverse_block_mask",
     "mask_statistics",
     "multi_block_mask",
     "object_mask",
@@ -53,6 +58,7 @@ __all__ = [
     "put_tokens",
     "random_mask",
     "random_tube_mask",
+    "span_mask",
     "spatiotemporal_mask",
     "squared_distance",
     "take_tokens",

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jepa_masks_jax._draws import random_draws, whole_below
+from jepa_masks_jax import _draws
 
 PerAxis = Sequence[Any] | jax.Array
 """For each axis of the grid a number, or an array of one number for each box."""
@@ -37,13 +37,13 @@ def clamp(size: PerAxis, grid: Sequence[int]) -> tuple[jax.Array, ...]:
 def place(draws: PerAxis, size: PerAxis, room: Sequence[int]) -> list[jax.Array]:
     """Draws starts uniformly over every position that keeps a box inside the room."""
     return [
-        whole_below(draw, side - part + 1)
+        _draws.whole_below(draw, side - part + 1)
         for draw, part, side in zip(draws, size, room, strict=True)
     ]
 
 
 def each_box(start: PerAxis, size: PerAxis, grid: Sequence[int]) -> jax.Array:
-    """Makes every box a mask: int32[n] for each axis to bool[n, *grid]."""
+    """Makes every box a mask: int32[*n] for each axis to bool[*n, *grid]."""
     return _outer_and([_reach(*axis) for axis in zip(start, size, grid, strict=True)])
 
 
@@ -56,7 +56,7 @@ def union(start: PerAxis, size: PerAxis, grid: Sequence[int]) -> jax.Array:
 def leave_one(mask: jax.Array, is_full: jax.Array, draw: jax.Array) -> jax.Array:
     """Clears one uniformly random token of a mask that is full."""
     number = lax.iota(jnp.int32, mask.size).reshape(mask.shape)
-    return mask & ~(is_full & (number == whole_below(draw, mask.size)))
+    return mask & ~(is_full & (number == _draws.whole_below(draw, mask.size)))
 
 
 def random_union(
@@ -86,7 +86,7 @@ def random_union(
     may_be_full = can_cover(num_boxes, largest, grid)
     draws_per_box = size_draws + len(grid)
     num_draws = num_boxes * draws_per_box
-    draws = random_draws(key, num_draws + may_be_full)
+    draws = _draws.random_draws(key, num_draws + may_be_full)
     per_box = draws[:num_draws].reshape(num_boxes, draws_per_box).T
     size = clamp(draw_size(*per_box[:size_draws]), grid)
     mask = union(place(per_box[size_draws:], size, grid), size, grid)
@@ -94,10 +94,10 @@ def random_union(
 
 
 def _reach(start: jax.Array, size: Any, side: int) -> jax.Array:
-    """Tells which places of one axis each box reaches: int32[n] to bool[n, side]."""
+    """Tells which places of one axis each box reaches: int32[*n] to bool[*n, side]."""
     at = lax.broadcasted_iota(jnp.int32, (*start.shape, side), start.ndim)
     stop = start + size
-    return (start[:, None] <= at) & (at < stop[:, None])
+    return (start[..., None] <= at) & (at < stop[..., None])
 
 
 def _pack(reached: jax.Array) -> jax.Array:
@@ -113,11 +113,11 @@ def _pack(reached: jax.Array) -> jax.Array:
 
 
 def _outer_and(axes: Sequence[jax.Array]) -> jax.Array:
-    """ANDs [n, side] of every axis at every token: [n, *grid]."""
+    """ANDs [*n, side] of every axis at every token: [*n, *grid]."""
     rank = len(axes)
 
     def along(axis: int, values: jax.Array) -> jax.Array:
-        n, side = values.shape
-        return values.reshape(n, *(side if i == axis else 1 for i in range(rank)))
+        *n, side = values.shape
+        return values.reshape(*n, *(side if i == axis else 1 for i in range(rank)))
 
     return functools.reduce(jnp.bitwise_and, [along(i, values) for i, values in enumerate(axes)])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jepa_masks_jax._checks import check_count, check_sequence, is_sequence
+from jepa_masks_jax import _check
 
 
 def image_grid(image_size: int | Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int]:
@@ -57,21 +57,22 @@ def video_grid(
         >>> video_grid(16, 224, 16)
         (8, 14, 14)
     """
-    clip, tubelet = check_count("num_frames", num_frames), check_count("tubelet_size", tubelet_size)
+    clip = _check.count("num_frames", num_frames)
+    tubelet = _check.count("tubelet_size", tubelet_size)
     frames = _divide("num_frames", clip, "tubelet_size", tubelet)
     return frames, *image_grid(image_size, patch_size)
 
 
-def as_video(grid: Sequence[int]) -> tuple[int, int, int]:
-    """Returns `(frames, height, width)`: an image is one frame."""
-    frames, height, width = (1, *grid)[-3:]
-    return frames, height, width
+def as_frames(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the number of frames, then the sides of one: an image or a sequence is one frame."""
+    return grid if len(grid) == 3 else (1, *grid)
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
     meaning = "an integer or a pair (height, width)"
-    pair = check_sequence(name, value, (2,), meaning) if is_sequence(value) else (value,) * 2
-    height, width = (check_count(name, side) for side in pair)
+    is_pair = _check.is_sequence(value)
+    pair = _check.sequence(name, value, (2,), meaning) if is_pair else (value,) * 2
+    height, width = (_check.count(name, side) for side in pair)
     return height, width
 
 

@@ -13,14 +13,16 @@ The real numbers themselves are drawn as a whole number of small steps.
 
 import functools
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jepa_masks_jax._draws import whole_below
+from jepa_masks_jax import _draws
 
 _INT32_BITS = 31
 
@@ -30,6 +32,13 @@ _COARSEST = 64
 _DECIMAL = 1000
 """An aspect ratio has a multiple of 1000 steps to one where they fit: 0.8 is then exactly 4/5, and
 `sqrt(5 / 0.8)` the tie that it is."""
+
+
+_THINNEST = 0.4
+"""A grid is too thin where the largest block has a smaller part of the least count drawn."""
+
+JEPA_ASPECT_RATIO = (0.75, 1.5)
+"""Of the blocks of all published runs."""
 
 
 class Steps(NamedTuple):
@@ -58,7 +67,7 @@ def count_range(low: float, high: float) -> Steps:
 
 def draw_steps(draws: jax.Array, real_range: Steps) -> jax.Array:
     """Draws a real number, in steps."""
-    return real_range.first + whole_below(draws, real_range.number)
+    return real_range.first + _draws.whole_below(draws, real_range.number)
 
 
 def draw_count(draws: jax.Array, tokens_range: Steps) -> jax.Array:
@@ -71,26 +80,33 @@ def least_and_most(tokens_range: Steps) -> tuple[int, int]:
     return tokens_range.first // tokens_range.unit, tokens_range.last // tokens_range.unit
 
 
-def aspect_range(name: str, aspect_ratio: tuple[float, float], most: int) -> Steps:
-    """Returns the draw of an aspect ratio for blocks of up to `most` tokens.
+def aspect_unit(name: str, aspect_ratio: tuple[float, float], most: int, per_token: float) -> int:
+    """Returns the steps to one of an aspect ratio, for blocks of up to `most` tokens.
 
-    The steps are as fine as leaves `4 * count * aspect` and `4 * count / aspect` within int32.
-    A decimal is what its digits say, and where both ends are the same it is drawn exactly.
+    They are as fine as leaves `most * per_token` of them within int32.
 
-    Args:
-        name: of the aspect ratio's option, for the error.
-        aspect_ratio: `(min, max)`.
-        most: the most tokens of a block.
+    Raises:
+        ValueError: naming the option `name`, if they would be too coarse.
     """
     low, high = aspect_ratio
-    spread = max(high, high / low, 1)
-    unit = int(2**_INT32_BITS // (4 * max(most, 1) * spread + 1))
+    unit = int(2**_INT32_BITS // (per_token * max(most, 1) + 1))
     if unit * min(low, 1) < _COARSEST:
-        limit = int((2**_INT32_BITS / math.ceil(_COARSEST / min(low, 1)) - 1) / (4 * spread))
+        limit = int((2**_INT32_BITS / math.ceil(_COARSEST / min(low, 1)) - 1) / per_token)
         raise ValueError(
             f"{name} from {low:g} to {high:g} leaves 32-bit arithmetic room for blocks of up to "
             f"{limit} tokens, and here a block may have {most}"
         )
+    return unit
+
+
+def aspect_range(name: str, aspect_ratio: tuple[float, float], most: int) -> Steps:
+    """Returns the draw of an aspect ratio for blocks of up to `most` tokens.
+
+    `4 * count * aspect` and `4 * count / aspect` stay within int32. A decimal is what its digits
+    say, and where both ends are the same it is drawn exactly.
+    """
+    low, high = aspect_ratio
+    unit = aspect_unit(name, aspect_ratio, most, 4 * max(high, high / low, 1))
     exact_low, exact_high = Fraction(str(low)), Fraction(str(high))
     grains = [_DECIMAL, 1]
     if low == high:
@@ -99,19 +115,49 @@ def aspect_range(name: str, aspect_ratio: tuple[float, float], most: int) -> Ste
     return steps(exact_low, exact_high, unit)
 
 
+def log_uniform(low: float, high: float) -> np.ndarray:
+    """Returns equally likely numbers for one that is log-uniform: float64[1024].
+
+    They are the middles of equal parts; from 0.3 to 1 / 0.3 they are 0.24 % apart.
+    """
+    return np.geomspace(low, high, 2 * 1024 + 1)[1::2]
+
+
 class JepaSizes(NamedTuple):
-    """Sizes of `round(sqrt(n * aspect))` by `round(sqrt(n / aspect))`, half to even."""
+    """Sizes of `round(sqrt(n * aspect))` by `round(sqrt(n / aspect))`, half to even.
+
+    On a sequence a block is `n` tokens long.
+    """
 
     counts: Steps
-    aspects: Steps
-    widest: tuple[tuple[int, int], ...]
+    aspects: Steps | None
+    """None on a sequence."""
+    widest: tuple[tuple[int, ...], ...]
     """Every height that can be drawn with its greatest width, at least one token each."""
+
+    def largest_area(self, room: Sequence[int]) -> int:
+        """The most tokens that a block has once it is clamped to a room."""
+        return max(math.prod(map(min, size, room)) for size in self.widest)
 
 
 @functools.lru_cache(maxsize=1024)
-def jepa_sizes(name: str, counts: Steps, aspect_ratio: tuple[float, float]) -> JepaSizes:
-    """Plans the sizes of I-JEPA's and V-JEPA's blocks; `name` is that of the aspect's option."""
+def jepa_sizes(
+    name: str, counts: Steps, aspect_ratio: tuple[float, float], frame: tuple[int, ...]
+) -> JepaSizes:
+    """Plans the sizes of I-JEPA's and V-JEPA's blocks on one frame.
+
+    Raises:
+        ValueError: naming the option `name`, if its aspect ratios are too wide a range or were
+            given for a sequence.
+    """
     fewest, most = least_and_most(counts)
+    if len(frame) == 1:
+        if aspect_ratio != JEPA_ASPECT_RATIO:
+            raise ValueError(
+                f"{name} has no meaning on a sequence and must be {JEPA_ASPECT_RATIO}, "
+                f"got {aspect_ratio}"
+            )
+        return JepaSizes(counts, None, ((max(most, 1),),))
     aspects = aspect_range(name, aspect_ratio, most)
     unit = aspects.unit
     lowest, highest = (
@@ -130,15 +176,36 @@ def jepa_sizes(name: str, counts: Steps, aspect_ratio: tuple[float, float]) -> J
     return JepaSizes(counts, aspects, tuple(widest))
 
 
+def refuse_thin_grid(grid: Sequence[int], sizes: JepaSizes, scale: str, aspect: str) -> None:
+    """Raises if no block that the sizes draw keeps `_THINNEST` of its tokens on the grid.
+
+    Args:
+        grid: for the error; blocks are clamped to its last sides.
+        sizes: the plan.
+        scale: the name of the scale's option.
+        aspect: the name of the aspect ratio's option.
+    """
+    fewest = max(least_and_most(sizes.counts)[0], 1)
+    largest = sizes.largest_area(grid[-len(sizes.widest[0]) :])
+    if largest < _THINNEST * fewest:
+        raise ValueError(
+            f"grid {tuple(grid)} is too thin: {scale} asks for blocks of at least {fewest} tokens, "
+            f"and blocks of this {aspect} have {largest} there at most; take the grid (length,) "
+            f"for a sequence, or another {aspect}"
+        )
+
+
 def draw_jepa_size(
     count_draws: jax.Array, aspect_draws: jax.Array, sizes: JepaSizes
-) -> tuple[jax.Array, jax.Array]:
-    """Draws heights and widths, not yet clamped to the grid: uint32 draws, int32 sides."""
-    four_n = 4 * draw_count(count_draws, sizes.counts)
+) -> tuple[jax.Array, ...]:
+    """Draws the sides of blocks, not yet clamped to the grid: uint32 draws, int32 sides."""
+    count = draw_count(count_draws, sizes.counts)
+    if sizes.aspects is None:
+        return (count,)
     aspect, unit = draw_steps(aspect_draws, sizes.aspects), jnp.int32(sizes.aspects.unit)
     return (
-        traced_rounded_sqrt(four_n * aspect, unit, half_even=True),
-        traced_rounded_sqrt(four_n * unit, aspect, half_even=True),
+        traced_rounded_sqrt(4 * count * aspect, unit, half_even=True),
+        traced_rounded_sqrt(4 * count * unit, aspect, half_even=True),
     )
 
 

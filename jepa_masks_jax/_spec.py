@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jepa_masks_jax._checks import check_count, check_host_mask, is_sequence
+from jepa_masks_jax import _check
 
 
 class MaskError(ValueError):
@@ -62,7 +62,7 @@ class MaskSpec:
     def __post_init__(self) -> None:
         for name in ("context_indices", "target_indices"):
             object.__setattr__(self, name, _indices(name, getattr(self, name)))
-        tokens = check_count("total_tokens", self.total_tokens, 1, 2**31 - 1)
+        tokens = _check.count("total_tokens", self.total_tokens, 1, 2**31 - 1)
         object.__setattr__(self, "total_tokens", tokens)
 
     def validate(self) -> None:
@@ -108,9 +108,9 @@ class MaskSpec:
             ValueError: if the grid has another number of tokens.
             MaskError: if `validate` fails.
         """
-        if not is_sequence(grid):
+        if not _check.is_sequence(grid):
             raise TypeError(f"grid must be the sides of a grid, got {grid!r}")
-        shape = tuple(check_count(f"grid[{i}]", side) for i, side in enumerate(grid))
+        shape = tuple(_check.count(f"grid[{i}]", side) for i, side in enumerate(grid))
         if math.prod(shape) != self.total_tokens:
             raise ValueError(f"grid must have {self.total_tokens} tokens, got {grid!r}")
         self.validate()
@@ -171,7 +171,7 @@ def to_mask_spec(mask: Any) -> MaskSpec:
         >>> spec.target_indices.tolist(), spec.context_indices.tolist()
         ([0], [1, 2, 3])
     """
-    return _convert(check_host_mask("mask", mask).reshape(1, -1), "the mask")[0]
+    return _convert(_check.host_mask("mask", mask).reshape(1, -1), "the mask")[0]
 
 
 def to_mask_specs(masks: Any) -> list[MaskSpec]:
@@ -196,7 +196,7 @@ def to_mask_specs(masks: Any) -> list[MaskSpec]:
         >>> [spec.target_indices.tolist() for spec in specs]
         [[0], [1]]
     """
-    batch = check_host_mask("masks", masks, batch=True)
+    batch = _check.host_mask("masks", masks, batch=True)
     return _convert(batch.reshape(len(batch), -1), "mask {} of the batch")
 
 

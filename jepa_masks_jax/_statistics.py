@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jepa_masks_jax._checks import check_host_mask
+from jepa_masks_jax import _check
 
 
 class MaskStatistics(NamedTuple):
@@ -39,7 +39,7 @@ def mask_statistics(masks: Any) -> MaskStatistics:
         >>> stats.min, stats.mean, stats.max, stats.coverage.tolist()
         (1, 1.5, 2, [1.0, 0.5])
     """
-    batch = check_host_mask("masks", masks, batch=True)
+    batch = _check.host_mask("masks", masks, batch=True)
     counts = batch.reshape(len(batch), -1).sum(axis=1)
     fractions = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
     quantiles = np.quantile(counts, fractions, method="inverted_cdf")

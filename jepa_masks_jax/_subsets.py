@@ -9,8 +9,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jepa_masks_jax import _check, _draws
+
 _OUTSIDE = 0xFFFFFFFF
 """Higher than any lot of 31 bits."""
+
+
+def draw_count(
+    draw: jax.Array, number: jax.Array | None, count_range: tuple[int, int]
+) -> jax.Array:
+    """Clamps a number into its range, or draws one from it if there is none: int32[]."""
+    least, most = count_range
+    if number is None:
+        return least + _draws.whole_below(draw, most - least + 1)
+    return _check.clamp_count(number, least, most)
 
 
 def random_subset(draws: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 import jax
@@ -10,17 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax._checks import (
-    Count,
-    check_any_count,
-    check_count,
-    check_key,
-    check_mask,
-    clamp_count,
-    part_counts,
-)
-from jepa_masks_jax._draws import random_draws
-from jepa_masks_jax._subsets import random_subset
+from jepa_masks_jax import _check, _draws, _subsets
 
 _FARTHEST = 2**30
 """Farther than any token of a grid whose distances are added in int32."""
@@ -50,8 +41,8 @@ def clip_count(
     key: jax.Array,
     mask: jax.Array,
     *,
-    minimum: Count = 0,
-    maximum: Count | None = None,
+    minimum: _check.Count = 0,
+    maximum: _check.Count | None = None,
     among: jax.Array | None = None,
 ) -> jax.Array:
     """Removes or adds uniformly random tokens until the count is within bounds.
@@ -87,15 +78,15 @@ def clip_count(
         >>> int(context.sum())
         144
     """
-    key, mask = check_key(key), check_mask("mask", mask)
+    key, mask = _check.key(key), _check.mask("mask", mask)
     tokens = mask.size
-    most = tokens if maximum is None else check_any_count("maximum", maximum, 0, tokens)
-    least = check_any_count("minimum", minimum, 0, tokens)
+    most = tokens if maximum is None else _check.any_count("maximum", maximum, 0, tokens)
+    least = _check.any_count("minimum", minimum, 0, tokens)
     if isinstance(least, int) and isinstance(most, int) and least > most:
         raise ValueError(f"minimum must be at most maximum, got {least} and {most}")
-    if among is not None and check_mask("among", among).shape != mask.shape:
+    if among is not None and _check.mask("among", among).shape != mask.shape:
         raise ValueError(f"among must have the mask's shape {mask.shape}, got {among.shape}")
-    return _clip_count(key, mask, among, *part_counts(least, most))
+    return _clip_count(key, mask, among, *_check.part_counts(least, most))
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -107,7 +98,7 @@ def _clip_count(
     numbers: tuple[Any, ...],
 ) -> jax.Array:
     minimum, maximum = (
-        number if array is None else clamp_count(array, 0, mask.size)
+        number if array is None else _check.clamp_count(array, 0, mask.size)
         for array, number in zip(arrays, numbers, strict=True)
     )
     chosen = mask.reshape(-1)
@@ -117,7 +108,9 @@ def _clip_count(
     pool = jnp.where(too_many, chosen, others)
     most_added = jnp.minimum(jnp.sum(others, dtype=jnp.int32), maximum - count)
     added = jnp.maximum(jnp.minimum(minimum - count, most_added), 0)
-    picked = random_subset(random_draws(key, mask.size), pool, jnp.where(too_many, maximum, added))
+    picked = _subsets.random_subset(
+        _draws.random_draws(key, mask.size), pool, jnp.where(too_many, maximum, added)
+    )
     return jnp.where(too_many, picked, chosen | picked).reshape(mask.shape)
 
 
@@ -152,8 +145,8 @@ def token_indices(mask: jax.Array, *, size: int, key: jax.Array | None = None) -
         >>> indices.tolist(), valid.tolist()
         ([0, 2, 3, 4], [True, True, True, False])
     """
-    mask = check_mask("mask", mask)
-    size = check_count("size", size, 1, mask.size)
+    mask = _check.mask("mask", mask)
+    size = _check.count("size", size, 1, mask.size)
     if key is not None:
         mask = clip_count(key, mask, maximum=size)
     return _token_indices(mask, size)
@@ -267,12 +260,17 @@ def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> ja
         raise ValueError(f"tokens must have shape [..., {size}, D], got {shape}")
     if jnp.shape(fill) not in ((), shape[-1:]):
         raise ValueError(f"fill must be a number or of shape {shape[-1:]}, got {jnp.shape(fill)}")
-    return _put_tokens(tokens, indices, fill)
+    # A Python number is static: traced, each call would move it to the device.
+    number = fill if isinstance(fill, Real) and not hasattr(fill, "dtype") else None
+    return _put_tokens(tokens, indices, fill if number is None else None, number)
 
 
-@jax.jit
-def _put_tokens(tokens: jax.Array, indices: TokenIndices, fill: Any) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=3)
+def _put_tokens(
+    tokens: jax.Array, indices: TokenIndices, fill: Any, number: Real | None
+) -> jax.Array:
     *batch, _, depth = tokens.shape
+    fill = number if fill is None else fill
     filled = jnp.broadcast_to(
         jnp.broadcast_to(jnp.asarray(fill).astype(tokens.dtype), (depth,)),
         (*batch, indices.num_tokens, depth),
@@ -301,7 +299,7 @@ def squared_distance(mask: jax.Array) -> jax.Array:
         >>> squared_distance(jnp.array([[True, False, False], [False, False, False]])).tolist()
         [[0, 1, 4], [1, 2, 5]]
     """
-    mask = check_mask("mask", mask)
+    mask = _check.mask("mask", mask)
     if sum((side - 1) ** 2 for side in mask.shape) > _FARTHEST:
         raise ValueError(f"mask must have a diagonal of at most 2**15 tokens, got {mask.shape}")
     return _squared_distance(mask)

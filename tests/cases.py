@@ -71,6 +71,8 @@ JEPA = [
         ((6, 8, 8),),
         {"temporal_scale": (0.2, 0.7), "spatial_scale": (0.1, 0.6), "max_temporal_keep": 0.7},
     ),
+    Case("ijepa-sequence", jm.ijepa_masks, ((70,),), {}),
+    Case("vjepa-sequence", jm.vjepa_mask, ((70,),), {"num_blocks": 3}),
     Case("vjepa-full", jm.vjepa_mask, ((4, 5, 5),), {"spatial_scale": (1.0, 1.0)}),
 ]
 
@@ -93,7 +95,22 @@ BOXES = [
     ),
 ]
 
-MASKS = STRATEGIES + JEPA + RANDOM + BOXES
+FIELD = [
+    Case("blockwise", jm.blockwise_mask, ((14, 14),), {"num_masked": 75}),
+    Case(
+        "blockwise-pair",
+        jm.blockwise_mask,
+        ((9, 12),),
+        {"mask_ratio": (0.1, 0.5), "min_block": 4, "max_block": 30},
+    ),
+    Case("inverse-block", jm.inverse_block_mask, ((14, 14),), {"mask_ratio": 0.65}),
+    Case(
+        "inverse-block-inside", jm.inverse_block_mask, ((9, 12),), {"num_masked": 70, "roll": False}
+    ),
+    Case("span", jm.span_mask, ((100,),), {"mask_ratio": 0.65, "span": 10}),
+]
+
+MASKS = STRATEGIES + JEPA + RANDOM + BOXES + FIELD
 """Every function that draws masks on a grid from a key."""
 
 CLIPS = [

@@ -56,6 +56,7 @@ def test_a_key_comes_first_then_what_is_drawn_on_and_options_by_keyword_only():
         if "key" in inspect.signature(f).parameters and f is not jm.token_indices
     }
     assert {"block_mask", "ijepa_masks", "object_mask", "clip_count"} <= drawing.keys()
+    assert {"span_mask", "blockwise_mask", "inverse_block_mask"} <= drawing.keys()
     second = {"object_mask": "num_slots", "clip_count": "mask"}
     for name, (key, drawn_on, *options) in drawing.items():
         assert (key.name, drawn_on.name) == ("key", second.get(name, "grid"))

@@ -41,11 +41,17 @@ NUM_MASKED = (
     [2.0, NAN, None, True, "2", (1.0, 2), (True, 2), np.array(2)],
     [0, -1, 7, (0, 2), (3, 2), (1, 7), (), (1,), (1, 2, 3)],
 )
+NUM_MASKED_196 = (
+    [2.0, NAN, True, "2", (1.0, 2), np.array(2)],
+    [0, -1, 196, (0, 2), (3, 2), (1, 196), (), (1,), (1, 2, 3)],
+)
 GRID = (
     [14, None, "14", True, {8, 14}, (14.0, 14), (NAN, 14), (True, 14), (None, 14), np.array(14)],
     [(), (14,), (2, 3, 4, 5), (0, 14), (14, -1), (1, 1), (10**5, 10**5)],
 )
 IMAGE_GRID = (GRID[0], [*GRID[1], (8, 14, 14)])
+IJEPA_GRID = (GRID[0], [(), (1,), *IMAGE_GRID[1][2:]])
+SEQUENCE = ([14, None, "7", (7.0,), (True,), np.array(14)], [(), (1,), (0,), (14, 14), (10**9,)])
 VIDEO_GRID = (
     [14, None, "123", (8.0, 14, 14), (8, NAN, 14), (8, 14, True), (8, 14, None), np.array(14)],
     [(), (14, 14), (1, 2, 3, 4), (8, 0, 14), (-8, 14, 14), (8, 1, 1), (10**5, 10**5, 10**5)],
@@ -66,7 +72,7 @@ STRATEGIES = {
     },
     jm.multi_block_mask: {"grid": GRID, "mask_ratio": FRACTION, "num_blocks": COUNT},
     jm.vjepa_mask: {
-        "grid": GRID,
+        "grid": (GRID[0], [(), (1,), *GRID[1][2:]]),
         "num_blocks": COUNT,
         "spatial_scale": SCALE,
         "temporal_scale": SCALE,
@@ -74,7 +80,7 @@ STRATEGIES = {
         "max_temporal_keep": FRACTION_OR_ONE,
     },
     jm.ijepa_masks: {
-        "grid": IMAGE_GRID,
+        "grid": IJEPA_GRID,
         "num_targets": COUNT,
         "target_scale": SCALE,
         "target_aspect_ratio": RATIO,
@@ -85,6 +91,24 @@ STRATEGIES = {
     },
     jm.random_mask: {"grid": (GRID[0], [(), (1,), (1,) * 5, *GRID[1][3:]]), "mask_ratio": RATIOS},
     jm.random_tube_mask: {"grid": VIDEO_GRID, "mask_ratio": FRACTION},
+    jm.span_mask: {
+        "grid": SEQUENCE,
+        "mask_ratio": FRACTION,
+        "span": (COUNT[0], [*COUNT[1], 196]),
+    },
+    jm.inverse_block_mask: {
+        "grid": IMAGE_GRID,
+        "mask_ratio": FRACTION,
+        "aspect_ratio": RATIO,
+        "roll": ([None, 1, "yes"], []),
+    },
+    jm.blockwise_mask: {
+        "grid": (GRID[0], [*IMAGE_GRID[1], (1, 14)]),
+        "num_masked": NUM_MASKED_196,
+        "min_block": (COUNT[0], [*COUNT[1], 197]),
+        "max_block": ([2.0, NAN, True, "3", [3]], [0, -1, 197]),
+        "aspect_ratio": RATIO,
+    },
     jm.object_mask: {"num_slots": (COUNT[0], [1, 0, -1]), "num_masked": NUM_MASKED},
 }
 VALID = {
@@ -92,6 +116,9 @@ VALID = {
     jm.random_mask: {"grid": (14, 14), "mask_ratio": 0.5},
     jm.random_tube_mask: {"grid": (8, 14, 14), "mask_ratio": 0.5},
     jm.object_mask: {"num_slots": 7},
+    jm.span_mask: {"grid": (196,), "mask_ratio": 0.5, "span": 10},
+    jm.inverse_block_mask: {"grid": (14, 14), "mask_ratio": 0.5},
+    jm.blockwise_mask: {"grid": (14, 14), "num_masked": 75},
     jm.clip_count: {"mask": np.eye(4, dtype=bool), "minimum": 5},
 }
 BAD_OPTIONS = [
@@ -450,6 +477,72 @@ def test_with_overlap_the_context_block_counts_as_far_as_the_grid_reaches():
     assert "min_keep must be at most 30" in message
 
 
+THIN = [
+    (jm.ijepa_masks, (1, 1214), {}, 182, 18),
+    (jm.ijepa_masks, (1214, 1), {}, 182, 19),
+    (jm.ijepa_masks, (2, 1214), {"sampling": "reference", "min_keep": 1}, 364, 50),
+    (jm.ijepa_masks, (3, 300), {"num_targets": 2, "min_keep": 1}, 135, 45),
+    (jm.vjepa_mask, (1, 1214), {}, 182, 16),
+    (jm.vjepa_mask, (8, 1, 1214), {}, 182, 16),
+]
+
+
+@pytest.mark.parametrize(("function", "grid", "options", "least", "largest"), THIN)
+def test_a_grid_too_thin_for_its_blocks(function, grid, options, least, largest):
+    with pytest.raises(ValueError, match=r"\bgrid\b.* is too thin") as caught:
+        function(KEY, grid, **options)
+    message = str(caught.value)
+    assert f"at least {least} tokens" in message
+    assert f"have {largest} there at most" in message
+    assert "(length,)" in message
+
+
+@pytest.mark.parametrize("grid", [(27, 31), (16, 64), (8, 76)])
+@pytest.mark.parametrize("preset", ["ijepa", "vjepa_short_range", "vjepa_long_range"])
+def test_a_wide_grid_takes_the_published_settings(preset, grid):
+    jax.eval_shape(lambda key: getattr(jm.presets, preset)(key, grid), KEY)
+
+
+def test_a_grid_is_thin_below_two_fifths_of_the_least_count():
+    # Blocks of aspect 1 have a side of 10: of their 100 tokens 40 are left on a height of 4.
+    options = {"num_blocks": 1, "aspect_ratio": (1.0, 1.0)}
+    scale = 100 / 400
+    jm.vjepa_mask(KEY, (4, 100), spatial_scale=(scale, scale), **options)
+    with pytest.raises(ValueError, match=r"at least 100 tokens, .* have 30 there"):
+        jm.vjepa_mask(KEY, (3, 100), spatial_scale=(100.5 / 300,) * 2, **options)
+
+
+@pytest.mark.parametrize("function", [jm.ijepa_masks, jm.vjepa_mask])
+def test_an_aspect_ratio_on_a_sequence(function):
+    name = "target_aspect_ratio" if function is jm.ijepa_masks else "aspect_ratio"
+    with pytest.raises(ValueError, match=rf"{name} has no meaning on a sequence"):
+        function(KEY, (100,), **{name: (1.0, 1.0)})
+    function(KEY, (100,), **{name: [0.75, 1.5]})
+
+
+def test_the_reference_of_ijepa_knows_no_sequences():
+    with pytest.raises(ValueError, match=r"grid .*sampling='reference'"):
+        jm.ijepa_masks(KEY, (100,), sampling="reference")
+
+
+@pytest.mark.parametrize(
+    ("grid", "mask_ratio", "span"),
+    [((100,), 0.95, 10), ((10,), 0.95, 3), ((4,), 0.75, 2), ((6,), 0.99, 1)],
+)
+def test_spans_that_can_cover_everything(grid, mask_ratio, span):
+    with pytest.raises(ValueError, match=r"mask_ratio must leave context"):
+        jm.span_mask(KEY, grid, mask_ratio=mask_ratio, span=span)
+
+
+def test_an_inverse_block_that_fits_with_no_aspect_ratio():
+    with pytest.raises(ValueError, match=r"aspect_ratio .*from 0.0035 to 0.0285714"):
+        jm.inverse_block_mask(KEY, (1, 100), mask_ratio=0.65)
+    with pytest.raises(TypeError, match="exactly one of mask_ratio and num_masked"):
+        jm.inverse_block_mask(KEY, (14, 14))
+    with pytest.raises(TypeError, match="num_masked must be an integer"):
+        jm.inverse_block_mask(KEY, (14, 14), num_masked=(3, 5))
+
+
 @pytest.mark.parametrize("aspect", [(1e-300, 1e300), (1e-9, 1e9), (1e300, 1e300)])
 @pytest.mark.parametrize(
     ("function", "name"),
@@ -457,11 +550,12 @@ def test_with_overlap_the_context_block_counts_as_far_as_the_grid_reaches():
         (jm.block_mask, "target_aspect_ratio"),
         (jm.ijepa_masks, "target_aspect_ratio"),
         (jm.vjepa_mask, "aspect_ratio"),
+        (jm.blockwise_mask, "aspect_ratio"),
     ],
 )
 def test_an_aspect_ratio_beyond_what_integers_hold(function, name, aspect):
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
-        function(KEY, (14, 14), **{name: aspect})
+        function(KEY, **{**VALID[function], name: aspect})
 
 
 def test_a_longest_extent_beyond_what_integers_hold():

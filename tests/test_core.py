@@ -251,7 +251,7 @@ def _sizes_within(sizes):
     ids=str,
 )
 def test_plan_has_every_height_with_exactly_its_greatest_width(counts, aspect):
-    sizes = _sizes.jepa_sizes("some_aspect", _sizes.count_range(*counts), aspect)
+    sizes = _sizes.jepa_sizes("some_aspect", _sizes.count_range(*counts), aspect, (9, 9))
     greatest = {}
     for height, width in _sizes_within(sizes):
         greatest[height] = max(greatest.get(height, 0), width)
@@ -282,7 +282,7 @@ def test_a_height_flips_at_the_very_step_beyond_its_tie():
 def test_drawn_sizes_are_the_roots_of_what_is_drawn_also_on_large_grids(grid, scale, aspect):
     tokens = math.prod(grid)
     counts = _sizes.count_range(*(tokens * end for end in scale))
-    sizes = _sizes.jepa_sizes("some_aspect", counts, aspect)
+    sizes = _sizes.jepa_sizes("some_aspect", counts, aspect, grid)
     draws = words(5, 2, 1500)
     draws[:, : len(_EDGES)] = _EDGES
     got = quick(functools.partial(_sizes.draw_jepa_size, sizes=sizes))(*draws)

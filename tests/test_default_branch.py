@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CLIPS, RANDOM, TOKENS
+from cases import CLIPS, FIELD, RANDOM, TOKENS
 from jax import export, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -24,7 +24,7 @@ from transcription import random_subset
 
 from jepa_masks_jax import _subsets
 
-CASES = RANDOM + CLIPS + TOKENS
+CASES = RANDOM + FIELD + CLIPS + TOKENS
 KEYS = jnp.stack([jax.random.key(seed) for seed in range(3)])
 
 

@@ -1,3 +1,5 @@
+"""Every strategy is its definition: masks equal a NumPy transcription fed with the same words."""
+
 import functools
 
 import jax
@@ -10,7 +12,7 @@ import jepa_masks_jax as jm
 
 _KEYS = 250
 _QUICKLY = {"xla_backend_optimization_level": 0}  # many programs, each run once
-_WORDS = 256  # more than any mask below needs: a key's words do not depend on how many are drawn
+_WORDS = 320  # more than any mask below needs: a key's words do not depend on how many are drawn
 
 
 @functools.cache
@@ -114,7 +116,11 @@ _TOPPED_UP = {"num_targets": 3, "context_scale": (0.05, 0.3), "min_keep": 15}
         ((37, 5), _TOPPED_UP),
         ((7, 40), {"allow_overlap": True, "num_targets": 2}),
         ((1, 64), {"min_keep": 20, "target_aspect_ratio": (0.1, 9.0)}),
-        ((64, 1), {"min_keep": 10}),
+        ((64, 2), {"min_keep": 10, "target_aspect_ratio": (0.5, 5.0)}),
+        ((70,), {}),
+        ((1214,), {"num_targets": 2}),
+        ((40,), _TOPPED_UP),
+        ((33,), {"allow_overlap": True, "target_scale": (0.01, 0.4)}),
         ((5, 5), {"num_targets": 2, "target_scale": (0.2, 0.2), "target_aspect_ratio": (0.8, 0.8)}),
         ((2, 2), {"num_targets": 1, "target_scale": (0.2, 0.6), "min_keep": 1}),
     ],
@@ -150,11 +156,63 @@ def test_ijepa_masks_are_their_definition(grid, options):
         ((12, 35), {"num_blocks": 3}),
         ((5, 70), {"num_blocks": 3, "spatial_scale": (0.3, 0.9), "temporal_scale": (0.5, 0.7)}),
         ((2, 1, 32), {"spatial_scale": (0.3, 1.0), "aspect_ratio": (0.01, 1.0), "num_blocks": 2}),
+        ((70,), {"num_blocks": 3}),
+        ((9,), {"spatial_scale": (0.01, 1.0), "max_temporal_keep": 0.1}),
     ],
     ids=str,
 )
 def test_vjepa_mask_is_its_definition(grid, options):
     assert_matches_transcription("vjepa_mask", grid, options)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((100,), {"mask_ratio": 0.65, "span": 10}),
+        ((37,), {"mask_ratio": 0.01, "span": 3}),
+        ((20,), {"mask_ratio": 0.5, "span": 1}),
+        ((9,), {"mask_ratio": 0.1, "span": 8}),
+    ],
+    ids=str,
+)
+def test_span_mask_is_its_definition(grid, options):
+    assert_matches_transcription("span_mask", grid, options)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((14, 14), {"mask_ratio": 0.65}),
+        ((9, 12), {"num_masked": 70, "roll": False}),
+        ((5, 30), {"mask_ratio": 0.3, "aspect_ratio": (0.1, 9.0)}),
+        ((6, 6), {"num_masked": 35, "aspect_ratio": (1.0, 1.0)}),
+        ((6, 6), {"num_masked": 1, "aspect_ratio": (1.0, 1.0), "roll": False}),
+        ((1, 9), {"mask_ratio": 0.5, "aspect_ratio": (0.01, 1.0)}),
+    ],
+    ids=str,
+)
+def test_inverse_block_mask_is_its_definition(grid, options):
+    assert_matches_transcription("inverse_block_mask", grid, options)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options", "least", "most"),
+    [
+        ((14, 14), {"num_masked": 75}, 75, 75),
+        ((9, 12), {"mask_ratio": (0.1, 0.5), "min_block": 4, "max_block": 30}, 11, 54),
+        ((12, 9), {"num_masked": (1, 107), "min_block": 1, "aspect_ratio": (0.5, 3)}, 1, 107),
+        ((7, 7), {"num_masked": 5, "min_block": 49, "aspect_ratio": (1.0, 1.0)}, 5, 5),
+        ((2, 3), {"num_masked": 3, "min_block": 1}, 3, 3),
+    ],
+    ids=str,
+)
+def test_blockwise_mask_is_its_definition(grid, options, least, most):
+    keys, words = keys_and_words()
+    drawn = draw(jm.blockwise_mask, keys, grid, **options)
+    others = {name: options[name] for name in options if name not in ("num_masked", "mask_ratio")}
+    for i in range(_KEYS):
+        expected = transcription.blockwise_mask(words[i], grid, least, most, **others)
+        np.testing.assert_array_equal(drawn[i], expected, err_msg=f"key {i}")
 
 
 def block_size(masks):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 import jepa_masks_jax as jm
-from jepa_masks_jax._checks import check_host_mask
+from jepa_masks_jax import _check
 
 SPEC = jm.MaskSpec([0, 1, 3], [2, 4], 6)
 
@@ -321,7 +321,7 @@ def test_the_lists_of_one_batch_are_read_only_views_of_one_array():
 
 def test_masks_of_a_cpu_device_are_read_where_they_lie():
     masks = jax.device_put(large_batch(), jax.devices("cpu")[0])
-    assert check_host_mask("masks", masks).ctypes.data == masks.unsafe_buffer_pointer()
+    assert _check.host_mask("masks", masks).ctypes.data == masks.unsafe_buffer_pointer()
 
 
 @pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])

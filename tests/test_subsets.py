@@ -196,10 +196,15 @@ _BOXES = {
         key, (8, *_GRID), num_blocks=2, spatial_scale=(0.7, 0.7)
     ),
     "vjepa-partial": lambda key: jm.vjepa_mask(key, (8, 9, 9), temporal_scale=(0.2, 0.7)),
+    "ijepa-sequence": lambda key: jm.ijepa_masks(key, (70,)),
+    "box": lambda key: jm.box_mask(key, _GRID, num_boxes=40, extent=(2, None)),
+    "inverse-block": lambda key: jm.inverse_block_mask(key, _GRID, mask_ratio=0.65),
 }
 _SUBSETS = {
     "random": lambda key: jm.random_mask(key, _GRID, mask_ratio=0.7),
     "random-tube": lambda key: jm.random_tube_mask(key, (8, *_GRID), mask_ratio=0.7),
+    "random-cells": lambda key: jm.random_mask(key, _GRID, num_masked=3, cell=(7, 2)),
+    "span": lambda key: jm.span_mask(key, (100,), mask_ratio=0.5, span=10),
     "object": lambda key: jm.object_mask(key, 7),
     "object-range": lambda key: jm.object_mask(key, 7, num_masked=(1, 4)),
     "clip": lambda key: jm.clip_count(key, jnp.asarray(_MASK), minimum=6, maximum=9),
@@ -247,6 +252,15 @@ def test_masks_of_boxes_have_no_loops_sorts_or_scatters(name, batched):
 def test_subsets_are_two_sorts_or_on_a_cpu_two_short_scans(name, batched):
     assert structure(_SUBSETS[name], batched=batched) == {
         "outside": _NONE,
+        "default": _NONE | {"sort": 2},
+        "cpu": _NONE | {"scan": 2},
+    }
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
+def test_blockwise_masks_are_one_scan_over_the_tries_and_a_subset(batched):
+    assert structure(lambda key: jm.blockwise_mask(key, _GRID, num_masked=75), batched=batched) == {
+        "outside": _NONE | {"scan": 1},
         "default": _NONE | {"sort": 2},
         "cpu": _NONE | {"scan": 2},
     }

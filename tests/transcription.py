@@ -97,6 +97,11 @@ def multi_block_mask(words, grid, mask_ratio=0.5, num_blocks=4):
     return np.broadcast_to(mask, grid)
 
 
+def frame_size(rank, n, aspect):
+    """The sides of a block of n tokens: of a sequence its length."""
+    return (n,) if rank == 1 else (round(math.sqrt(n * aspect)), round(math.sqrt(n / aspect)))
+
+
 def ijepa_masks(
     words,
     grid,
@@ -108,26 +113,25 @@ def ijepa_masks(
     allow_overlap=False,
     sampling="paper",
 ):
-    """Reads target scale, target aspect, context scale, first token to add; then top and left of
-    each target and of the context.
+    """Reads target scale, target aspect, context scale, first token to add; then the corner of each
+    target and of the context.
 
     The reference takes the target's aspect from the word of its scale.
     """
-    height, width = grid
+    rank, tokens = len(grid), math.prod(grid)
     reference = sampling == "reference"
-    room = (height - 1, width - 1) if reference else grid
+    room = [side - 1 for side in grid] if reference else grid
     scale_word, aspect_word, context_word, first_word, *corner_words = words
 
-    n = math.floor(height * width * real(scale_word, *target_scale))
-    aspect = real(scale_word if reference else aspect_word, *target_aspect_ratio)
-    size = clamp((round(math.sqrt(n * aspect)), round(math.sqrt(n / aspect))), room)
-    targets = np.array(
-        [block(grid, size, corner_words[2 * i : 2 * i + 2], room) for i in range(num_targets)]
-    )
+    def block_at(i, n, aspect):
+        size = clamp(frame_size(rank, n, aspect), room)
+        return block(grid, size, corner_words[rank * i : rank * (i + 1)], room)
 
-    n = math.floor(height * width * real(context_word, *context_scale))
-    size = clamp((round(math.sqrt(n)), round(math.sqrt(n))), room)
-    context = block(grid, size, corner_words[2 * num_targets : 2 * num_targets + 2], room)
+    n = math.floor(tokens * real(scale_word, *target_scale))
+    aspect = real(scale_word if reference else aspect_word, *target_aspect_ratio)
+    targets = np.array([block_at(i, n, aspect) for i in range(num_targets)])
+    n = math.floor(tokens * real(context_word, *context_scale))
+    context = block_at(num_targets, n, 1)
     if not allow_overlap:
         hidden = targets.any(0)
         context &= ~hidden
@@ -147,17 +151,16 @@ def vjepa_mask(
     aspect_ratio=(0.75, 1.5),
     max_temporal_keep=1.0,
 ):
-    """Reads frames, scale, aspect; for each block of each of four placements: first frame, top,
-    left; then the token to leave.
+    """Reads frames, scale, aspect; for each block of each of four placements: first frame, corner;
+    then the token to leave.
 
     Where every block lasts all frames there is no word for its first frame.
     """
-    frames, height, width = video = (1, *grid)[-3:]
+    frames, *frame = video = grid if len(grid) == 3 else (1, *grid)
     extent = max(1, math.floor(frames * real(words[0], *temporal_scale)))
-    n = math.floor(height * width * real(words[1], *spatial_scale))
+    n = math.floor(math.prod(frame) * real(words[1], *spatial_scale))
     aspect = real(words[2], *aspect_ratio)
-    spatial_size = (round(math.sqrt(n * aspect)), round(math.sqrt(n / aspect)))
-    size = clamp((extent, *spatial_size), video)
+    size = clamp((extent, *frame_size(len(frame), n, aspect)), video)
     keep = max(1, math.floor(frames * max_temporal_keep))
     always_all_frames = max(1, math.floor(frames * temporal_scale[0])) == frames
 
@@ -167,7 +170,7 @@ def vjepa_mask(
         mask = np.zeros(video, bool)
         for _ in range(num_blocks):
             frame_word = 0 if always_all_frames else next(words)
-            mask |= block(video, size, (frame_word, next(words), next(words)))
+            mask |= block(video, size, [frame_word, *(next(words) for _ in frame)])
         placements.append(mask[:keep])
     mask = np.ones(video, bool)
     mask[:keep] = next((kept for kept in placements if not kept.all()), placements[0])
@@ -198,3 +201,67 @@ def clip_count(words, mask, minimum=0, maximum=None, among=None):
     pool = ~mask if among is None else among & ~mask
     added = random_subset(words, pool.reshape(-1), max(minimum - count, 0))
     return mask | added.reshape(mask.shape)
+
+
+def span_mask(words, grid, mask_ratio, span):
+    """Reads a word for each start, then one for the number of spans."""
+    (length,) = grid
+    num_starts = length - span + 1
+    expected = mask_ratio * length / span
+    count = max(math.floor(real(words[num_starts], expected, expected + 1)), 1)
+    mask = np.zeros(length, bool)
+    for start in np.flatnonzero(random_subset(words, np.ones(num_starts, bool), count)):
+        mask[start : start + span] = True
+    return mask
+
+
+def log_uniform(word, low, high):
+    """The middle of one of 1,024 equal parts of a logarithmic range."""
+    part = (whole(word, 1024) + 0.5) / 1024
+    return math.exp(math.log(low) + part * (math.log(high) - math.log(low)))
+
+
+def inverse_block_mask(
+    words, grid, mask_ratio=None, num_masked=None, aspect_ratio=(0.5, 2.0), roll=True
+):
+    """Reads aspect, top, left."""
+    height, width = grid
+    tokens = height * width
+    visible = tokens - (num_masked or min(max(round(mask_ratio * tokens), 1), tokens - 1))
+    low, high = aspect_ratio
+    aspect = log_uniform(words[0], max(low, visible / width**2), min(high, height**2 / visible))
+    block_height = min(math.ceil(math.sqrt(visible * aspect)), height)
+    block_width = min(math.ceil(math.sqrt(visible / aspect)), width)
+    top = whole(words[1], height if roll else height - block_height + 1)
+    left = whole(words[2], width if roll else width - block_width + 1)
+    mask = np.ones(grid, bool)
+    for i in range(visible):
+        row, column = divmod(i, block_width)
+        mask[(top + row) % height, (left + column) % width] = False
+    return mask
+
+
+def blockwise_mask(
+    words, grid, least, most, min_block=16, max_block=None, aspect_ratio=(0.3, 1 / 0.3), tries=24
+):
+    """Reads for each try: aspect, area, top, left; then a word for each token and for the count."""
+    height, width = grid
+    tokens = height * width
+    try_words, lots = words[: 4 * tries].reshape(tries, 4), words[4 * tries :]
+    num_masked = least + whole(lots[tokens], most - least + 1)
+    mask, refused = np.zeros(grid, bool), 0
+    for aspect_word, area_word, *corner_words in try_words:
+        rest = min(num_masked - mask.sum(), max_block or tokens)
+        smallest, largest = sorted((min_block, rest))
+        area = smallest + (whole(area_word, 16 * (largest - smallest)) + 0.5) / 16
+        aspect = log_uniform(aspect_word, *aspect_ratio)
+        size = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        refused += 1
+        if size[0] < height and size[1] < width:
+            new = block(grid, size, corner_words) & ~mask
+            if 0 < new.sum() <= rest:
+                mask, refused = mask | new, 0
+        if refused == 10:
+            break
+    missing = num_masked - mask.sum()
+    return mask | random_subset(lots, ~mask.reshape(-1), missing).reshape(grid)

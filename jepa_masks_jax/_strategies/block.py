@@ -8,34 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jepa_masks_jax._boxes import random_union
-from jepa_masks_jax._checks import (
-    Grid,
-    Range,
-    check_block_count,
-    check_grid,
-    check_key,
-    check_range,
-)
-from jepa_masks_jax._sizes import (
-    Steps,
-    aspect_range,
-    count_range,
-    draw_count,
-    draw_steps,
-    least_and_most,
-    rounded_sqrt,
-    traced_rounded_sqrt,
-)
+from jepa_masks_jax import _boxes, _check, _sizes
 
 
 def block_mask(
     key: jax.Array,
-    grid: Grid,
+    grid: _check.Grid,
     *,
     num_targets: int = 4,
-    target_scale: Range = (0.15, 0.2),
-    target_aspect_ratio: Range = (0.75, 1.5),
+    target_scale: _check.Range = (0.15, 0.2),
+    target_aspect_ratio: _check.Range = (0.75, 1.5),
 ) -> jax.Array:
     """Draws a target of rectangular blocks that share the target scale.
 
@@ -77,41 +59,41 @@ def block_mask(
         >>> mask.shape, mask.dtype
         ((14, 14), dtype('bool'))
     """
-    key, grid = check_key(key), check_grid(grid, whole_frames=True)
-    num_targets = check_block_count("num_targets", num_targets)
-    low, high = check_range("target_scale", target_scale)
-    aspect_ratio = check_range("target_aspect_ratio", target_aspect_ratio, high=None)
+    key, grid = _check.key(key), _check.grid(grid, whole_frames=True)
+    num_targets = _check.block_count("num_targets", num_targets)
+    low, high = _check.real_range("target_scale", target_scale)
+    aspect_ratio = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
     tokens = math.prod(grid[-2:])
-    counts = count_range(tokens * low / num_targets + 0.5, tokens * high / num_targets + 0.5)
-    _, most = least_and_most(counts)
-    aspects = aspect_range("target_aspect_ratio", aspect_ratio, most)
+    counts = _sizes.count_range(tokens * low / num_targets + 0.5, tokens * high / num_targets + 0.5)
+    _, most = _sizes.least_and_most(counts)
+    aspects = _sizes.aspect_range("target_aspect_ratio", aspect_ratio, most)
     return _block_mask(key, grid, _Plan(num_targets, counts, aspects))
 
 
 class _Plan(NamedTuple):
     num_targets: int
-    counts: Steps
-    aspects: Steps
+    counts: _sizes.Steps
+    aspects: _sizes.Steps
 
     @property
     def largest(self) -> tuple[int, int]:
         """A height and a width that no block exceeds."""
-        fewest, most = least_and_most(self.counts)
-        lowest = rounded_sqrt(4 * fewest * self.aspects.first, self.aspects.unit)
-        highest = rounded_sqrt(4 * most * self.aspects.last, self.aspects.unit)
+        fewest, most = _sizes.least_and_most(self.counts)
+        lowest = _sizes.rounded_sqrt(4 * fewest * self.aspects.first, self.aspects.unit)
+        highest = _sizes.rounded_sqrt(4 * most * self.aspects.last, self.aspects.unit)
         return highest, most // max(lowest, 1)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _block_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
     def draw_size(count_draws: jax.Array, aspect_draws: jax.Array) -> tuple[jax.Array, jax.Array]:
-        count = draw_count(count_draws, plan.counts)
-        aspect = draw_steps(aspect_draws, plan.aspects)
-        height = traced_rounded_sqrt(4 * count * aspect, jnp.int32(plan.aspects.unit))
+        count = _sizes.draw_count(count_draws, plan.counts)
+        aspect = _sizes.draw_steps(aspect_draws, plan.aspects)
+        height = _sizes.traced_rounded_sqrt(4 * count * aspect, jnp.int32(plan.aspects.unit))
         width = lax.div(count, jnp.maximum(height, 1))
         return height, jnp.where(height > 0, width, 1)
 
-    mask = random_union(
+    mask = _boxes.random_union(
         key,
         grid[-2:],
         draw_size,

@@ -6,23 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jepa_masks_jax._boxes import PerAxis, place, random_union
-from jepa_masks_jax._checks import (
-    MAX_TOKENS,
-    Grid,
-    check_block_count,
-    check_count,
-    check_count_range,
-    check_grid,
-    check_key,
-    is_sequence,
-)
-from jepa_masks_jax._draws import whole_below
+from jepa_masks_jax import _boxes, _check, _draws
 
 
 def box_mask(
     key: jax.Array,
-    grid: Grid,
+    grid: _check.Grid,
     *,
     num_boxes: int,
     extent: Sequence[int | tuple[int, int] | None],
@@ -57,8 +46,8 @@ def box_mask(
         >>> mask.shape, bool((mask.any(1) == mask.all(1)).all())
         ((64, 8), True)
     """
-    key, grid = check_key(key), check_grid(grid, ranks=(1, 2, 3, 4))
-    num_boxes = check_block_count("num_boxes", num_boxes)
+    key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
+    num_boxes = _check.block_count("num_boxes", num_boxes)
     if placement not in ("inside", "centred"):
         raise ValueError(f"placement must be 'inside' or 'centred', got {placement!r}")
     plan = _Plan(num_boxes, _check_extent(extent, grid), placement == "centred")
@@ -74,7 +63,7 @@ class _Plan(NamedTuple):
 
 def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     meaning = f"one entry for each of the {len(grid)} axes, such as ((2, 4),) on a sequence"
-    if not is_sequence(extent) and getattr(extent, "ndim", 0) != 2:
+    if not _check.is_sequence(extent) and getattr(extent, "ndim", 0) != 2:
         raise TypeError(f"extent must have {meaning}, got {extent!r}")
     if len(extent) != len(grid):
         raise ValueError(f"extent must have {meaning}, got {extent!r}")
@@ -83,9 +72,9 @@ def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int], 
         part = extent[i]
         if part is None:
             return grid[i], grid[i]
-        if is_sequence(part):
-            return check_count_range(f"extent[{i}]", part, MAX_TOKENS)
-        return (check_count(f"extent[{i}]", part, 1, MAX_TOKENS),) * 2
+        if _check.is_sequence(part):
+            return _check.count_range(f"extent[{i}]", part, _check.MAX_TOKENS)
+        return (_check.count(f"extent[{i}]", part, 1, _check.MAX_TOKENS),) * 2
 
     return tuple(pair(i) for i in range(len(grid)))
 
@@ -94,22 +83,24 @@ def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int], 
 def _box_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
     def draw_size(*draws: jax.Array) -> list[jax.Array]:
         return [
-            least + whole_below(draw, most - least + 1)
+            least + _draws.whole_below(draw, most - least + 1)
             for draw, (least, most) in zip(draws, plan.extent, strict=True)
         ]
 
-    return random_union(
+    return _boxes.random_union(
         key,
         grid,
         draw_size,
         num_boxes=plan.num_boxes,
         size_draws=len(grid),
         largest=[most for _, most in plan.extent],
-        place=_place_centred if plan.centred else place,
+        place=_place_centred if plan.centred else _boxes.place,
     )
 
 
-def _place_centred(draws: PerAxis, size: PerAxis, grid: tuple[int, ...]) -> list[jax.Array]:
+def _place_centred(
+    draws: _boxes.PerAxis, size: _boxes.PerAxis, grid: tuple[int, ...]
+) -> list[jax.Array]:
     """Draws centres uniformly over all tokens, and returns the starts."""
-    centre = place(draws, (1,) * len(grid), grid)
+    centre = _boxes.place(draws, (1,) * len(grid), grid)
     return [at - part // 2 for at, part in zip(centre, size, strict=True)]

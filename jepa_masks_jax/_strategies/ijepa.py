@@ -10,29 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax._boxes import clamp, each_box, place, union
-from jepa_masks_jax._checks import (
-    Grid,
-    Range,
-    check_block_count,
-    check_count,
-    check_flag,
-    check_grid,
-    check_key,
-    check_range,
-)
-from jepa_masks_jax._draws import random_draws, whole_below
-from jepa_masks_jax._sizes import (
-    JepaSizes,
-    Steps,
-    count_range,
-    draw_count,
-    draw_jepa_size,
-    jepa_sizes,
-    least_and_most,
-    rounded_sqrt,
-    traced_rounded_sqrt,
-)
+from jepa_masks_jax import _boxes, _check, _draws, _sizes
 
 
 class ContextTargetMasks(NamedTuple):
@@ -46,12 +24,12 @@ class ContextTargetMasks(NamedTuple):
 
 def ijepa_masks(
     key: jax.Array,
-    grid: Grid,
+    grid: _check.Grid,
     *,
     num_targets: int = 4,
-    target_scale: Range = (0.15, 0.2),
-    target_aspect_ratio: Range = (0.75, 1.5),
-    context_scale: Range = (0.85, 1.0),
+    target_scale: _check.Range = (0.15, 0.2),
+    target_aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
+    context_scale: _check.Range = (0.85, 1.0),
     min_keep: int = 10,
     allow_overlap: bool = False,
     sampling: Literal["paper", "reference"] = "paper",
@@ -60,19 +38,23 @@ def ijepa_masks(
 
     A block of scale `s` and aspect `a` has `n = floor(height * width * s)` and is
     `round(sqrt(n * a))` tokens high and `round(sqrt(n / a))` wide (half to even), clamped to the
-    grid. The targets of one mask share one size and have independent corners. The context is one
-    block of aspect 1 without the tokens of any target. A context of fewer than `min_keep` tokens
+    grid. On a sequence it is `max(1, floor(length * s))` tokens long. The targets of one mask share
+    one size and have independent corners. The context is one block of aspect 1 without the tokens
+    of any target. A context of fewer than `min_keep` tokens
     is topped up from the free tokens, outside it and every target: a uniformly random one and
     those that follow it in raster order, cyclically. Every free token is equally likely.
 
     Args:
         key: one PRNG key, typed or legacy.
-        grid: `(height, width)`, at least two tokens.
+        grid: `(height, width)` or `(length,)`, at least two tokens. An image grid is refused as too
+            thin where the largest target that the options reach, clamped to the grid, has fewer
+            than 0.4 of the least `n`.
         num_targets: number of target blocks, from 1 to 2**16; they may overlap.
         target_scale: `(min, max)` of the fraction of the grid in each target,
             `0 < min <= max <= 1`.
         target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. For blocks of up
-            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23.
+            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23. On a
+            sequence it has no meaning and must be the default.
         context_scale: `(min, max)` of the fraction of the grid in the context block,
             `0 < min <= max <= 1`.
         min_keep: least number of context tokens, at least 1.
@@ -81,7 +63,7 @@ def ijepa_masks(
             `"reference"` does what the released code does before it truncates, wherever that would
             not draw again: one number draws both scale and aspect, blocks are strictly smaller
             than the grid and never touch its last row and column. There a batch shares one size,
-            here each mask has its own.
+            here each mask has its own. Not for a sequence.
 
     Returns:
         ContextTargetMasks: `context` bool[*grid] with at least `min_keep` tokens, and `targets`
@@ -104,42 +86,46 @@ def ijepa_masks(
         >>> bool((context & targets.any(0)).any())
         False
     """
-    key, grid = check_key(key), check_grid(grid, ranks=(2,))
-    num_targets = check_block_count("num_targets", num_targets)
-    low, high = check_range("target_scale", target_scale)
-    aspect_ratio = check_range("target_aspect_ratio", target_aspect_ratio, high=None)
-    context_low, context_high = check_range("context_scale", context_scale)
-    min_keep = check_count("min_keep", min_keep)
-    allow_overlap = check_flag("allow_overlap", allow_overlap)
+    key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2))
+    num_targets = _check.block_count("num_targets", num_targets)
+    low, high = _check.real_range("target_scale", target_scale)
+    aspect_ratio = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
+    context_low, context_high = _check.real_range("context_scale", context_scale)
+    min_keep = _check.count("min_keep", min_keep)
+    allow_overlap = _check.flag("allow_overlap", allow_overlap)
     if sampling not in ("paper", "reference"):
         raise ValueError(f"sampling must be 'paper' or 'reference', got {sampling!r}")
     shared_draw = sampling == "reference"
-    if shared_draw and min(grid) < 2:
-        raise ValueError(f"grid must be at least 2 along each side for the reference, got {grid}")
+    if shared_draw and (len(grid) < 2 or min(grid) < 2):
+        raise ValueError(
+            f"grid must be (height, width), each at least 2, for sampling='reference', got {grid}"
+        )
 
     tokens = math.prod(grid)
-    counts = count_range(tokens * low, tokens * high)
+    counts = _sizes.count_range(tokens * low, tokens * high)
+    sizes = _sizes.jepa_sizes("target_aspect_ratio", counts, aspect_ratio, grid)
+    _sizes.refuse_thin_grid(grid, sizes, "target_scale", "target_aspect_ratio")
     plan = _Plan(
-        room=(grid[0] - shared_draw, grid[1] - shared_draw),
+        room=tuple(side - shared_draw for side in grid),
         num_targets=num_targets,
-        target_sizes=jepa_sizes("target_aspect_ratio", counts, aspect_ratio),
-        context_counts=count_range(tokens * context_low, tokens * context_high),
+        target_sizes=sizes,
+        context_counts=_sizes.count_range(tokens * context_low, tokens * context_high),
         min_keep=None if allow_overlap else min_keep,
         shared_draw=shared_draw,
     )
     if allow_overlap:
         _check_context_block(plan, min_keep)
     else:
-        _check_room_left(plan, tokens, aspect_ratio, min_keep)
+        _check_room_left(plan, grid, aspect_ratio, min_keep)
     return _ijepa_masks(key, grid, plan)
 
 
 class _Plan(NamedTuple):
-    room: tuple[int, int]
+    room: tuple[int, ...]
     """Blocks are placed inside it, from the first token."""
     num_targets: int
-    target_sizes: JepaSizes
-    context_counts: Steps
+    target_sizes: _sizes.JepaSizes
+    context_counts: _sizes.Steps
     min_keep: int | None
     """None if the targets' tokens stay in the context."""
     shared_draw: bool
@@ -147,24 +133,27 @@ class _Plan(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _ijepa_masks(key: jax.Array, grid: tuple[int, int], plan: _Plan) -> ContextTargetMasks:
-    num_blocks = plan.num_targets + 1
-    draws = random_draws(key, 4 + 2 * num_blocks)
+def _ijepa_masks(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> ContextTargetMasks:
+    rank, num_blocks = len(grid), plan.num_targets + 1
+    draws = _draws.random_draws(key, 4 + rank * num_blocks)
     count_draw, aspect_draw, context_draw, top_up_draw = draws[:4]
-    corner_draws = draws[4:].reshape(num_blocks, 2).T
+    corner_draws = draws[4:].reshape(num_blocks, rank).T
 
-    target_size = draw_jepa_size(
+    target_size = _sizes.draw_jepa_size(
         count_draw, count_draw if plan.shared_draw else aspect_draw, plan.target_sizes
     )
-    context_count = draw_count(context_draw, plan.context_counts)
-    context_side = traced_rounded_sqrt(4 * context_count, jnp.int32(1))
+    context_count = _sizes.draw_count(context_draw, plan.context_counts)
+    context_root = _sizes.traced_rounded_sqrt(4 * context_count, jnp.int32(1))
+    context_side = context_count if rank == 1 else context_root
     is_context = np.arange(num_blocks) == plan.num_targets
-    size = clamp([jnp.where(is_context, context_side, side) for side in target_size], plan.room)
-    start = place(corner_draws, size, plan.room)
-    blocks = each_box(start, size, grid)
+    size = _boxes.clamp(
+        [jnp.where(is_context, context_side, side) for side in target_size], plan.room
+    )
+    start = _boxes.place(corner_draws, size, plan.room)
+    blocks = _boxes.each_box(start, size, grid)
     targets, context = blocks[:-1], blocks[-1]
     if plan.min_keep is not None:
-        hidden = union([part[:-1] for part in start], [part[:-1] for part in size], grid)
+        hidden = _boxes.union([part[:-1] for part in start], [part[:-1] for part in size], grid)
         context = _top_up(context & ~hidden, ~(context | hidden), plan.min_keep, top_up_draw)
     return ContextTargetMasks(context, targets)
 
@@ -173,7 +162,7 @@ def _top_up(context: jax.Array, free: jax.Array, min_keep: int, draw: jax.Array)
     """Adds free tokens, cyclically from a uniformly random one, until there are `min_keep`."""
     num_free = jnp.sum(free, dtype=jnp.int32)
     missing = min_keep - jnp.sum(context, dtype=jnp.int32)
-    from_first = _count_before(free) - whole_below(draw, num_free)
+    from_first = _count_before(free) - _draws.whole_below(draw, num_free)
     from_first = jnp.where(from_first < 0, from_first + num_free, from_first)
     return context | free & (from_first < missing)
 
@@ -184,21 +173,22 @@ def _count_before(mask: jax.Array) -> jax.Array:
     Rows are packed into words, because a cumulative sum takes several times as long as all the rest
     of a mask on a CPU.
     """
-    height, width = mask.shape
+    width = mask.shape[-1]
     per_word = min(width, 32)
-    rows = jnp.pad(mask, ((0, 0), (0, -width % per_word))).reshape(-1, per_word)
-    bit = lax.broadcasted_iota(jnp.uint32, rows.shape, 1)
-    word = jnp.sum(rows.astype(jnp.uint32) << bit, axis=1, dtype=jnp.uint32)
+    rows = jnp.pad(mask.reshape(-1, width), ((0, 0), (0, -width % per_word)))
+    tokens = rows.reshape(-1, per_word)
+    bit = lax.broadcasted_iota(jnp.uint32, tokens.shape, 1)
+    word = jnp.sum(tokens.astype(jnp.uint32) << bit, axis=1, dtype=jnp.uint32)
     in_word = lax.population_count(word[:, None] & ((jnp.uint32(1) << bit) - 1))
     count = lax.population_count(word)
     before_word = jnp.cumsum(count, dtype=jnp.uint32) - count
     before = (before_word[:, None] + in_word).astype(jnp.int32)
-    return before.reshape(height, -1)[:, :width]
+    return before.reshape(rows.shape)[:, :width].reshape(mask.shape)
 
 
 def _check_context_block(plan: _Plan, min_keep: int) -> None:
-    fewest, _ = least_and_most(plan.context_counts)
-    side = rounded_sqrt(4 * fewest)
+    fewest, _ = _sizes.least_and_most(plan.context_counts)
+    side = fewest if len(plan.room) == 1 else _sizes.rounded_sqrt(4 * fewest)
     area = math.prod(min(max(side, 1), part) for part in plan.room)
     if area < min_keep:
         raise ValueError(
@@ -208,27 +198,21 @@ def _check_context_block(plan: _Plan, min_keep: int) -> None:
 
 
 def _check_room_left(
-    plan: _Plan, tokens: int, aspect_ratio: tuple[float, float], min_keep: int
+    plan: _Plan, grid: tuple[int, ...], aspect_ratio: tuple[float, float], min_keep: int
 ) -> None:
     """Refuses targets that may leave fewer than `min_keep` tokens, and says what would do."""
-    num_targets = plan.num_targets
-
-    def largest_area(sizes: JepaSizes) -> int:
-        return max(
-            min(height, plan.room[0]) * min(width, plan.room[1]) for height, width in sizes.widest
-        )
-
-    area = largest_area(plan.target_sizes)
+    tokens, num_targets = math.prod(grid), plan.num_targets
+    area = plan.target_sizes.largest_area(plan.room)
     left = tokens - num_targets * area
     if left >= min_keep:
         return
 
     def too_large(count: int) -> bool:
-        counts = count_range(0, count + 0.5)
-        sizes = jepa_sizes("target_aspect_ratio", counts, aspect_ratio)
-        return tokens - num_targets * largest_area(sizes) < min_keep
+        counts = _sizes.count_range(0, count + 0.5)
+        sizes = _sizes.jepa_sizes("target_aspect_ratio", counts, aspect_ratio, grid)
+        return tokens - num_targets * sizes.largest_area(plan.room) < min_keep
 
-    _, most = least_and_most(plan.target_sizes.counts)
+    _, most = _sizes.least_and_most(plan.target_sizes.counts)
     count = bisect.bisect_left(range(most), True, key=too_large) - 1
     scale, fewer = math.floor(1e4 * count / tokens) / 1e4, (tokens - min_keep) // area
     advice = [f"num_targets to {fewer}"] if fewer >= 1 else []

@@ -6,19 +6,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jepa_masks_jax._boxes import random_union
-from jepa_masks_jax._checks import (
-    Grid,
-    check_block_count,
-    check_fraction,
-    check_grid,
-    check_key,
-)
-from jepa_masks_jax._sizes import rounded_sqrt
+from jepa_masks_jax import _boxes, _check, _sizes
 
 
 def multi_block_mask(
-    key: jax.Array, grid: Grid, *, mask_ratio: float = 0.5, num_blocks: int = 4
+    key: jax.Array, grid: _check.Grid, *, mask_ratio: float = 0.5, num_blocks: int = 4
 ) -> jax.Array:
     """Draws a target of equal squares whose areas sum to about `mask_ratio` of a frame.
 
@@ -55,18 +47,18 @@ def multi_block_mask(
         >>> mask.shape, mask.dtype
         ((14, 14), dtype('bool'))
     """
-    key, grid = check_key(key), check_grid(grid, whole_frames=True)
-    mask_ratio = check_fraction("mask_ratio", mask_ratio)
-    num_blocks = check_block_count("num_blocks", num_blocks)
+    key, grid = _check.key(key), _check.grid(grid, whole_frames=True)
+    mask_ratio = _check.fraction("mask_ratio", mask_ratio)
+    num_blocks = _check.block_count("num_blocks", num_blocks)
     count = max(math.floor(math.prod(grid[-2:]) * mask_ratio + 0.5) // num_blocks, 1)
-    return _multi_block_mask(key, grid, num_blocks, rounded_sqrt(4 * count))
+    return _multi_block_mask(key, grid, num_blocks, _sizes.rounded_sqrt(4 * count))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _multi_block_mask(
     key: jax.Array, grid: tuple[int, ...], num_blocks: int, side: int
 ) -> jax.Array:
-    mask = random_union(
+    mask = _boxes.random_union(
         key,
         grid[-2:],
         lambda: (side, side),

@@ -7,32 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jepa_masks_jax._checks import (
-    MAX_TOKENS,
-    Count,
-    Grid,
-    Range,
-    check_any_count,
-    check_count,
-    check_count_range,
-    check_fraction,
-    check_grid,
-    check_key,
-    check_sequence,
-    clamp_count,
-    is_sequence,
-)
-from jepa_masks_jax._draws import random_draws, whole_below
-from jepa_masks_jax._subsets import random_subset
+from jepa_masks_jax import _check, _draws, _subsets
 
 
 def random_mask(
     key: jax.Array,
-    grid: Grid,
+    grid: _check.Grid,
     *,
-    mask_ratio: float | Range | None = None,
-    num_masked: Count | tuple[int, int] | None = None,
-    cell: Grid | None = None,
+    mask_ratio: float | _check.Range | None = None,
+    num_masked: _check.Count | tuple[int, int] | None = None,
+    cell: _check.Grid | None = None,
 ) -> jax.Array:
     """Draws an exact number of target tokens, uniform without replacement.
 
@@ -69,16 +53,13 @@ def random_mask(
         >>> mask.shape, int(mask.sum())
         ((14, 14), 147)
     """
-    key, grid = check_key(key), check_grid(grid, ranks=(1, 2, 3, 4))
+    key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
     cell = (1,) * len(grid) if cell is None else _check_cell(cell, grid)
     num_cells = math.prod(grid) // math.prod(cell)
-    count = _check_exact_count(mask_ratio, num_masked, num_cells)
-    if isinstance(count, jax.Array):
-        return _random_mask(key, count, grid, cell, (1, num_cells - 1))
-    return _random_mask(key, None, grid, cell, count)
+    return _random_mask(key, grid, cell, *_check.exact_count(mask_ratio, num_masked, num_cells))
 
 
-def random_tube_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Array:
+def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: float) -> jax.Array:
     """Draws one random spatial mask that all frames share.
 
     Args:
@@ -103,13 +84,13 @@ def random_tube_mask(key: jax.Array, grid: Grid, *, mask_ratio: float) -> jax.Ar
         >>> mask.shape, int(mask.sum())
         ((8, 14, 14), 1408)
     """
-    key, grid = check_key(key), check_grid(grid, ranks=(3,), whole_frames=True)
-    check_fraction("mask_ratio", mask_ratio)
+    key, grid = _check.key(key), _check.grid(grid, ranks=(3,), whole_frames=True)
+    _check.fraction("mask_ratio", mask_ratio)
     return random_mask(key, grid, mask_ratio=mask_ratio, cell=(grid[0], 1, 1))
 
 
 def object_mask(
-    key: jax.Array, num_slots: int, *, num_masked: Count | tuple[int, int] = 2
+    key: jax.Array, num_slots: int, *, num_masked: _check.Count | tuple[int, int] = 2
 ) -> jax.Array:
     """Draws a uniformly random subset of object slots.
 
@@ -138,62 +119,33 @@ def object_mask(
         >>> mask.shape, int(mask.sum())
         ((7,), 2)
     """
-    key, num_slots = check_key(key), check_count("num_slots", num_slots, 2, MAX_TOKENS)
+    key, num_slots = _check.key(key), _check.count("num_slots", num_slots, 2, _check.MAX_TOKENS)
     return random_mask(key, (num_slots,), num_masked=num_masked)
 
 
 def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
     meaning = f"{len(grid)} sides that divide those of the grid {grid} into at least two cells"
-    sides = check_sequence("cell", cell, (len(grid),), meaning)
-    sides = tuple(check_count(f"cell[{i}]", side) for i, side in enumerate(sides))
+    sides = _check.sequence("cell", cell, (len(grid),), meaning)
+    sides = tuple(_check.count(f"cell[{i}]", side) for i, side in enumerate(sides))
     if any(side % part for side, part in zip(grid, sides, strict=True)) or sides == grid:
         raise ValueError(f"cell must be {meaning}, got {cell!r}")
     return sides
 
 
-def _check_exact_count(
-    mask_ratio: Any, num_masked: Any, tokens: int
-) -> jax.Array | tuple[int, int]:
-    """Returns the least and the most targets, or an array."""
-    if (mask_ratio is None) == (num_masked is None):
-        raise TypeError(
-            "exactly one of mask_ratio and num_masked must be given, got "
-            f"{mask_ratio!r} and {num_masked!r}; where a preset has bound the ratio, pass "
-            "mask_ratio=None"
-        )
-    if num_masked is not None:
-        if is_sequence(num_masked):
-            return check_count_range("num_masked", num_masked, tokens - 1)
-        count = check_any_count("num_masked", num_masked, 1, tokens - 1)
-        return count if isinstance(count, jax.Array) else (count, count)
-    if is_sequence(mask_ratio):
-        pair = check_sequence("mask_ratio", mask_ratio, (2,), "a pair (min, max)")
-        low, high = (check_fraction(f"mask_ratio[{i}]", part) for i, part in enumerate(pair))
-        if low > high:
-            raise ValueError(f"mask_ratio must satisfy min <= max, got {mask_ratio!r}")
-    else:
-        low = high = check_fraction("mask_ratio", mask_ratio)
-    least, most = (min(max(round(ratio * tokens), 1), tokens - 1) for ratio in (low, high))
-    return least, most
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(1, 2, 4))
 def _random_mask(
     key: jax.Array,
-    num_masked: jax.Array | None,
     grid: tuple[int, ...],
     cell: tuple[int, ...],
+    num_masked: jax.Array | None,
     count_range: tuple[int, int],
 ) -> jax.Array:
     cells = tuple(side // part for side, part in zip(grid, cell, strict=True))
-    tokens = math.prod(cells)
-    draws = random_draws(key, tokens + 1)
-    least, most = count_range
-    if num_masked is None:
-        count = least + whole_below(draws[-1], most - least + 1)
-    else:
-        count = clamp_count(num_masked, least, most)
-    mask = random_subset(draws[:-1], jnp.ones(tokens, bool), count).reshape(cells)
+    num_cells = math.prod(cells)
+    draws = _draws.random_draws(key, num_cells + 1)
+    count = _subsets.draw_count(draws[-1], num_masked, count_range)
+    pool = jnp.ones(num_cells, bool)
+    mask = _subsets.random_subset(draws[:-1], pool, count).reshape(cells)
     for axis, part in enumerate(cell):
         mask = jnp.repeat(mask, part, axis)
     return mask

@@ -7,36 +7,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jepa_masks_jax._boxes import random_union
-from jepa_masks_jax._checks import (
-    MAX_TOKENS,
-    Grid,
-    Range,
-    check_block_count,
-    check_count_range,
-    check_grid,
-    check_key,
-    check_range,
-)
-from jepa_masks_jax._draws import whole_below
-from jepa_masks_jax._grids import as_video
-from jepa_masks_jax._sizes import (
-    Steps,
-    count_range,
-    draw_count,
-    least_and_most,
-    rounded_sqrt,
-    traced_rounded_sqrt,
-)
+from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes
 
 
 def spatiotemporal_mask(
     key: jax.Array,
-    grid: Grid,
+    grid: _check.Grid,
     *,
     num_targets: int = 2,
     temporal_extent: tuple[int, int] = (2, 4),
-    spatial_scale: Range = (0.1, 0.2),
+    spatial_scale: _check.Range = (0.1, 0.2),
 ) -> jax.Array:
     """Draws a target of tubes, each a square over a run of frames.
 
@@ -74,35 +54,37 @@ def spatiotemporal_mask(
         >>> mask.shape, mask.dtype
         ((8, 14, 14), dtype('bool'))
     """
-    key, grid = check_key(key), check_grid(grid)
-    num_targets = check_block_count("num_targets", num_targets)
-    extent = check_count_range("temporal_extent", temporal_extent, MAX_TOKENS)
-    low, high = check_range("spatial_scale", spatial_scale)
+    key, grid = _check.key(key), _check.grid(grid)
+    num_targets = _check.block_count("num_targets", num_targets)
+    extent = _check.count_range("temporal_extent", temporal_extent, _check.MAX_TOKENS)
+    low, high = _check.real_range("spatial_scale", spatial_scale)
     tokens = math.prod(grid[-2:])
-    counts = count_range(tokens * low + 0.5, tokens * high + 0.5)
+    counts = _sizes.count_range(tokens * low + 0.5, tokens * high + 0.5)
     return _spatiotemporal_mask(key, grid, _Plan(num_targets, extent, counts))
 
 
 class _Plan(NamedTuple):
     num_targets: int
     temporal_extent: tuple[int, int]
-    counts: Steps
+    counts: _sizes.Steps
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _spatiotemporal_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
     shortest, longest = plan.temporal_extent
-    _, most = least_and_most(plan.counts)
-    widest = rounded_sqrt(4 * most)
+    _, most = _sizes.least_and_most(plan.counts)
+    widest = _sizes.rounded_sqrt(4 * most)
 
     def draw_size(extent_draws: jax.Array, count_draws: jax.Array) -> tuple[jax.Array, ...]:
-        frames = shortest + whole_below(extent_draws, longest - shortest + 1)
-        side = traced_rounded_sqrt(4 * draw_count(count_draws, plan.counts), jnp.int32(1))
+        frames = shortest + _draws.whole_below(extent_draws, longest - shortest + 1)
+        side = _sizes.traced_rounded_sqrt(
+            4 * _sizes.draw_count(count_draws, plan.counts), jnp.int32(1)
+        )
         return frames, side, side
 
-    mask = random_union(
+    mask = _boxes.random_union(
         key,
-        as_video(grid),
+        _grids.as_frames(grid),
         draw_size,
         num_boxes=plan.num_targets,
         size_draws=2,

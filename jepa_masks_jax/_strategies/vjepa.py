@@ -8,27 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jepa_masks_jax._boxes import can_cover, clamp, leave_one, place, union
-from jepa_masks_jax._checks import (
-    Grid,
-    Range,
-    check_block_count,
-    check_fraction,
-    check_grid,
-    check_key,
-    check_range,
-)
-from jepa_masks_jax._draws import random_draws
-from jepa_masks_jax._grids import as_video
-from jepa_masks_jax._sizes import (
-    JepaSizes,
-    Steps,
-    count_range,
-    draw_count,
-    draw_jepa_size,
-    jepa_sizes,
-    least_and_most,
-)
+from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes
 
 _PLACEMENTS = 4
 """Drawn where one may leave no context."""
@@ -36,20 +16,21 @@ _PLACEMENTS = 4
 
 def vjepa_mask(
     key: jax.Array,
-    grid: Grid,
+    grid: _check.Grid,
     *,
     num_blocks: int = 8,
-    spatial_scale: Range = (0.15, 0.15),
-    temporal_scale: Range = (1.0, 1.0),
-    aspect_ratio: Range = (0.75, 1.5),
+    spatial_scale: _check.Range = (0.15, 0.15),
+    temporal_scale: _check.Range = (1.0, 1.0),
+    aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
     max_temporal_keep: float = 1.0,
 ) -> jax.Array:
-    """Draws V-JEPA's target: a union of blocks in space and time that share one size.
+    """Draws V-JEPA's target: a _boxes.union of blocks in space and time that share one size.
 
     A block lasts `max(1, floor(frames * t))` frames, with `t` from `temporal_scale`. With
     `n = floor(height * width * s)`, `s` from `spatial_scale`, and an aspect ratio `a` it is
     `round(sqrt(n * a))` tokens high and `round(sqrt(n / a))` wide (half to even), clamped to the
-    grid. The blocks of one mask share the size and have independent, uniform corners. Every token
+    grid. On a sequence it is `max(1, floor(length * s))` tokens long. The blocks of one mask share
+    the size and have independent, uniform corners. Every token
     at or after frame `max(1, floor(frames * max_temporal_keep))` is a target too.
 
     Where the blocks leave no context, the corners are drawn again, at most three times; if all four
@@ -66,15 +47,17 @@ def vjepa_mask(
 
     Args:
         key: one PRNG key, typed or legacy.
-        grid: `(frames, height, width)`, or `(height, width)` for a single frame; at least two
-            tokens.
+        grid: `(frames, height, width)`, or `(height, width)` or `(length,)` for a single frame; at
+            least two tokens. A video or an image grid is refused as too thin where the largest
+            block that the options reach, clamped to the frame, has fewer than 0.4 of the least `n`.
         num_blocks: number of blocks, from 1 to 2**16; they may overlap.
         spatial_scale: `(min, max)` of the fraction of a frame in each block,
             `0 < min <= max <= 1`.
         temporal_scale: `(min, max)` of the fraction of the frames in each block,
             `0 < min <= max <= 1`.
         aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. For blocks of up
-            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23.
+            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23. On a
+            sequence it has no meaning and must be the default.
         max_temporal_keep: fraction of the frames, from the first, that may be context, in `(0, 1]`.
 
     Returns:
@@ -95,19 +78,21 @@ def vjepa_mask(
         >>> target.shape, target.dtype
         ((8, 14, 14), dtype('bool'))
     """
-    key, grid = check_key(key), check_grid(grid)
-    num_blocks = check_block_count("num_blocks", num_blocks)
-    low, high = check_range("spatial_scale", spatial_scale)
-    shortest, longest = check_range("temporal_scale", temporal_scale)
-    ratio = check_range("aspect_ratio", aspect_ratio, high=None)
-    max_temporal_keep = check_fraction("max_temporal_keep", max_temporal_keep, one=True)
-    frames, height, width = as_video(grid)
-    tokens = height * width
-    counts = count_range(tokens * low, tokens * high)
+    key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3))
+    num_blocks = _check.block_count("num_blocks", num_blocks)
+    low, high = _check.real_range("spatial_scale", spatial_scale)
+    shortest, longest = _check.real_range("temporal_scale", temporal_scale)
+    ratio = _check.real_range("aspect_ratio", aspect_ratio, high=None)
+    max_temporal_keep = _check.fraction("max_temporal_keep", max_temporal_keep, one=True)
+    frames, *frame = _grids.as_frames(grid)
+    tokens = math.prod(frame)
+    counts = _sizes.count_range(tokens * low, tokens * high)
+    sizes = _sizes.jepa_sizes("aspect_ratio", counts, ratio, tuple(frame))
+    _sizes.refuse_thin_grid(grid, sizes, "spatial_scale", "aspect_ratio")
     plan = _Plan(
         num_blocks=num_blocks,
-        sizes=jepa_sizes("aspect_ratio", counts, ratio),
-        extents=count_range(frames * shortest, frames * longest),
+        sizes=sizes,
+        extents=_sizes.count_range(frames * shortest, frames * longest),
         keep=max(1, math.floor(frames * max_temporal_keep)),
     )
     return _vjepa_mask(key, grid, plan)
@@ -115,18 +100,18 @@ def vjepa_mask(
 
 class _Plan(NamedTuple):
     num_blocks: int
-    sizes: JepaSizes
-    extents: Steps
+    sizes: _sizes.JepaSizes
+    extents: _sizes.Steps
     keep: int
     """Frames that may be context, from the first."""
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _vjepa_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    frames, *frame = as_video(grid)
-    shortest, longest = least_and_most(plan.extents)
+    frames, *frame = _grids.as_frames(grid)
+    shortest, longest = _sizes.least_and_most(plan.extents)
     may_be_full = any(
-        can_cover(plan.num_blocks, (longest, *size), (plan.keep, *frame))
+        _boxes.can_cover(plan.num_blocks, (longest, *size), (plan.keep, *frame))
         for size in plan.sizes.widest
     )
     # Where every block lasts all frames, one frame is drawn and repeated.
@@ -135,19 +120,19 @@ def _vjepa_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array
 
     corners_shape = (_PLACEMENTS if may_be_full else 1, plan.num_blocks, len(room))
     num_corner_draws = math.prod(corners_shape)
-    draws = random_draws(key, 3 + num_corner_draws + may_be_full)
+    draws = _draws.random_draws(key, 3 + num_corner_draws + may_be_full)
     extent_draw, count_draw, aspect_draw = draws[:3]
     corner_draws = draws[3 : 3 + num_corner_draws].reshape(corners_shape)
 
-    frame_size = draw_jepa_size(count_draw, aspect_draw, plan.sizes)
-    extent = () if is_frame else (draw_count(extent_draw, plan.extents),)
-    size = clamp((*extent, *frame_size), room)
-    start = place(jnp.moveaxis(corner_draws, -1, 0), size, room)
-    covers = jax.vmap(lambda *start: jnp.all(union(start, size, kept)))(*start)
+    frame_size = _sizes.draw_jepa_size(count_draw, aspect_draw, plan.sizes)
+    extent = () if is_frame else (_sizes.draw_count(extent_draw, plan.extents),)
+    size = _boxes.clamp((*extent, *frame_size), room)
+    start = _boxes.place(jnp.moveaxis(corner_draws, -1, 0), size, room)
+    covers = jax.vmap(lambda *start: jnp.all(_boxes.union(start, size, kept)))(*start)
     chosen = lax.argmin(covers, 0, jnp.int32)  # the first that leaves a context, if one does
-    target = union([part[chosen] for part in start], size, kept)
+    target = _boxes.union([part[chosen] for part in start], size, kept)
     target = jnp.broadcast_to(target, (plan.keep, *frame))
     if may_be_full:
-        target = leave_one(target, jnp.all(covers), draws[-1])
+        target = _boxes.leave_one(target, jnp.all(covers), draws[-1])
     late = jnp.ones((frames - plan.keep, *frame), bool)
     return jnp.concatenate([target, late]).reshape(grid)

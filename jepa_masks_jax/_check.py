@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Grid = Sequence[int]
-"""The static shape of the tokens, `(height, width)` or `(frames, height, width)`."""
+"""The static shape of the tokens, such as `(height, width)`."""
 
 Range = Sequence[float]
 """A pair `(min, max)`."""
@@ -19,7 +19,7 @@ MAX_TOKENS = 2**24
 MAX_BLOCKS = 2**16
 
 
-def check_key(key: Any) -> jax.Array:
+def key(key: Any) -> jax.Array:
     """Returns one typed or legacy key."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
@@ -39,31 +39,31 @@ def refuse_tracer(name: str, value: Any) -> None:
         raise TypeError(f"{name} is traced; close over it or make it static, got {value!r}")
 
 
-def check_count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+def count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
     """Returns a whole number in `[low, high]`."""
     refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    count = int(value)
-    if count < low or (high is not None and count > high):
+    whole = int(value)
+    if whole < low or (high is not None and whole > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be {wanted}, got {count}")
-    return count
+        raise ValueError(f"{name} must be {wanted}, got {whole}")
+    return whole
 
 
-def check_block_count(name: str, value: Any) -> int:
+def block_count(name: str, value: Any) -> int:
     """Returns a number of blocks."""
-    return check_count(name, value, 1, MAX_BLOCKS)
+    return count(name, value, 1, MAX_BLOCKS)
 
 
 Count = int | jax.Array
 """A whole number: a Python or NumPy integer, or an integer array of shape (), traced or not."""
 
 
-def check_any_count(name: str, value: Any, low: int, high: int) -> Count:
+def any_count(name: str, value: Any, low: int, high: int) -> Count:
     """Returns a whole number in `[low, high]`, or an array for `clamp_count`."""
     if not isinstance(value, jax.Array):
-        return check_count(name, value, low, high)
+        return count(name, value, low, high)
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{name} must be an integer, got {value.dtype}; use .astype(int)")
     if value.shape:
@@ -75,8 +75,8 @@ def check_any_count(name: str, value: Any, low: int, high: int) -> Count:
 
 def part_counts(*counts: Count) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Parts counts into arrays, which jit traces, and ints, which are static; None for the rest."""
-    arrays = tuple(count if isinstance(count, jax.Array) else None for count in counts)
-    return arrays, tuple(None if isinstance(count, jax.Array) else count for count in counts)
+    arrays = tuple(one if isinstance(one, jax.Array) else None for one in counts)
+    return arrays, tuple(None if isinstance(one, jax.Array) else one for one in counts)
 
 
 def clamp_count(array: jax.Array, low: int, high: int) -> jax.Array:
@@ -85,33 +85,33 @@ def clamp_count(array: jax.Array, low: int, high: int) -> jax.Array:
     return jnp.clip(array, low, min(high, int(widest))).astype(jnp.int32)
 
 
-def check_flag(name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
     """Returns True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
-def check_number(name: str, value: Any) -> float:
+def number(name: str, value: Any) -> float:
     """Returns a finite number."""
     refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
-        number = float(value)
+        real = float(value)
     except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
+        real = math.inf
+    if not math.isfinite(real):
         raise ValueError(f"{name} must be finite, got {value}")
-    return number
+    return real
 
 
-def check_fraction(name: str, value: Any, *, one: bool = False) -> float:
+def fraction(name: str, value: Any, *, one: bool = False) -> float:
     """Returns a number in `(0, 1)`, or in `(0, 1]` where `one` is allowed."""
-    number = check_number(name, value)
-    if not (0 < number < 1 or (one and number == 1)):
+    real = number(name, value)
+    if not (0 < real < 1 or (one and real == 1)):
         raise ValueError(f"{name} must be in {'(0, 1]' if one else '(0, 1)'}, got {value}")
-    return number
+    return real
 
 
 def is_sequence(value: Any) -> bool:
@@ -121,9 +121,7 @@ def is_sequence(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def check_sequence(
-    name: str, value: Any, lengths: tuple[int, ...], meaning: str
-) -> tuple[Any, ...]:
+def sequence(name: str, value: Any, lengths: tuple[int, ...], meaning: str) -> tuple[Any, ...]:
     """Returns a tuple of one of the given lengths."""
     refuse_tracer(name, value)
     if not is_sequence(value):
@@ -133,34 +131,64 @@ def check_sequence(
     return tuple(value)
 
 
-def check_range(name: str, value: Any, high: float | None = 1.0) -> tuple[float, float]:
+def real_range(name: str, value: Any, high: float | None = 1.0) -> tuple[float, float]:
     """Returns a pair of numbers with `0 < min <= max`, and `max <= high` where it is given."""
-    pair = check_sequence(name, value, (2,), "a pair (min, max)")
-    low, top = (check_number(f"{name}[{i}]", item) for i, item in enumerate(pair))
+    pair = sequence(name, value, (2,), "a pair (min, max)")
+    low, top = (number(f"{name}[{i}]", item) for i, item in enumerate(pair))
     if not 0 < low <= top or (high is not None and top > high):
         bound = "" if high is None else f" <= {high:g}"
         raise ValueError(f"{name} must satisfy 0 < min <= max{bound}, got {value!r}")
     return low, top
 
 
-def check_count_range(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
+def count_range(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
     """Returns an inclusive pair of whole numbers with `1 <= min <= max`."""
-    pair = check_sequence(name, value, (2,), "a pair (min, max)")
-    low, top = (check_count(f"{name}[{i}]", item, 1, high) for i, item in enumerate(pair))
+    pair = sequence(name, value, (2,), "a pair (min, max)")
+    low, top = (count(f"{name}[{i}]", item, 1, high) for i, item in enumerate(pair))
     if low > top:
         raise ValueError(f"{name} must satisfy 1 <= min <= max, got {value!r}")
     return low, top
 
 
+def exact_count(
+    mask_ratio: Any, num_masked: Any, tokens: int
+) -> tuple[jax.Array | None, tuple[int, int]]:
+    """Reads how many of the tokens are masked, from a ratio or a number, each one or a pair.
+
+    Returns:
+        The number if it is an array, else None; and the least and the most that it may be.
+    """
+    if (mask_ratio is None) == (num_masked is None):
+        raise TypeError(
+            "exactly one of mask_ratio and num_masked must be given, got "
+            f"{mask_ratio!r} and {num_masked!r}; where a preset has bound one, pass "
+            "mask_ratio=None or num_masked=None"
+        )
+    if num_masked is not None:
+        if is_sequence(num_masked):
+            return None, count_range("num_masked", num_masked, tokens - 1)
+        masked = any_count("num_masked", num_masked, 1, tokens - 1)
+        return (masked, (1, tokens - 1)) if isinstance(masked, jax.Array) else (None, (masked,) * 2)
+    if is_sequence(mask_ratio):
+        pair = sequence("mask_ratio", mask_ratio, (2,), "a pair (min, max)")
+        low, high = (fraction(f"mask_ratio[{i}]", part) for i, part in enumerate(pair))
+        if low > high:
+            raise ValueError(f"mask_ratio must satisfy min <= max, got {mask_ratio!r}")
+    else:
+        low = high = fraction("mask_ratio", mask_ratio)
+    least, most = (min(max(round(ratio * tokens), 1), tokens - 1) for ratio in (low, high))
+    return None, (least, most)
+
+
 _GRIDS = {
-    (2,): "an image grid (height, width)",
-    (3,): "a video grid (frames, height, width)",
-    (2, 3): "(height, width) or (frames, height, width)",
-    (1, 2, 3, 4): "a tuple of one to four sides",
+    1: "a sequence (length,)",
+    2: "an image grid (height, width)",
+    3: "a video grid (frames, height, width)",
+    4: "four sides",
 }
 
 
-def check_grid(
+def grid(
     grid: Any, ranks: tuple[int, ...] = (2, 3), *, whole_frames: bool = False
 ) -> tuple[int, ...]:
     """Returns the grid as a tuple, if it has one of the ranks and at least two tokens.
@@ -170,8 +198,8 @@ def check_grid(
     refuse_tracer("grid", grid)
     if isinstance(grid, jax.Array):
         raise TypeError(f"grid must be a tuple of Python ints, got {grid!r}")
-    sides = check_sequence("grid", grid, ranks, _GRIDS[ranks])
-    sides = tuple(check_count(f"grid[{i}]", side) for i, side in enumerate(sides))
+    sides = sequence("grid", grid, ranks, " or ".join(_GRIDS[rank] for rank in ranks))
+    sides = tuple(count(f"grid[{i}]", side) for i, side in enumerate(sides))
     if not 2 <= math.prod(sides) <= MAX_TOKENS:
         raise ValueError(f"grid must have from 2 to {MAX_TOKENS} tokens, got {grid!r}")
     if whole_frames and math.prod(sides[-2:]) < 2:
@@ -179,7 +207,7 @@ def check_grid(
     return sides
 
 
-def check_mask(name: str, mask: Any) -> jax.Array:
+def mask(name: str, mask: Any) -> jax.Array:
     """Returns a boolean array, traced or not, of rank one or more."""
     dtype, shape = getattr(mask, "dtype", None), getattr(mask, "shape", None)
     if dtype != np.bool_:
@@ -189,14 +217,14 @@ def check_mask(name: str, mask: Any) -> jax.Array:
     return mask
 
 
-def check_host_mask(name: str, mask: Any, *, batch: bool = False) -> np.ndarray:
+def host_mask(name: str, value: Any, *, batch: bool = False) -> np.ndarray:
     """Returns a boolean array in NumPy, not copied if it is on the host; a `batch` has a grid."""
-    if isinstance(mask, jax.core.Tracer):
+    if isinstance(value, jax.core.Tracer):
         raise TypeError(
             f"{name} is traced: call this on what the jitted function returns; for index lists of "
             "static length inside it, use token_indices"
         )
-    array = np.asarray(check_mask(name, mask))
+    array = np.asarray(mask(name, value))
     if batch and array.ndim < 2:
         raise ValueError(f"{name} must have shape (batch, *grid), got {array.shape}")
     return array
