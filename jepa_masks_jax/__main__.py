@@ -3,6 +3,7 @@
 import argparse
 import ast
 import contextlib
+import functools
 import importlib.util
 import inspect
 import io
@@ -22,7 +23,7 @@ import numpy as np
 import jepa_masks_jax as jm
 
 Strategy = tuple[Callable[..., Any], tuple[int, ...]]
-IMAGE, VIDEO, SLOTS = (14, 14), (8, 14, 14), (7,)
+IMAGE, VIDEO, SLOTS, SEQUENCE = (14, 14), (8, 14, 14), (7,), (70,)
 MAX_BATCH = 2**17
 ROWS, COLUMNS = 2, 7
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
@@ -33,6 +34,10 @@ STRATEGIES: dict[str, Strategy] = {
     "multi_block_mask": (jm.multi_block_mask, IMAGE),
     "ijepa_masks": (jm.ijepa_masks, IMAGE),
     "vjepa_mask": (jm.vjepa_mask, VIDEO),
+    "box_mask": (functools.partial(jm.box_mask, num_boxes=4, extent=((2, 6), (2, 6))), IMAGE),
+    "blockwise_mask": (jm.presets.beit, IMAGE),
+    "inverse_block_mask": (jm.presets.capi, IMAGE),
+    "span_mask": (jm.presets.wav2vec2, SEQUENCE),
     "random_mask": (jm.presets.mae, IMAGE),
     "random_tube_mask": (jm.presets.videomae_tube, VIDEO),
     "object_mask": (jm.object_mask, SLOTS),
@@ -41,8 +46,18 @@ PRESETS: dict[str, Strategy] = {
     "ijepa": (jm.presets.ijepa, IMAGE),
     "vjepa_short_range": (jm.presets.vjepa_short_range, VIDEO),
     "vjepa_long_range": (jm.presets.vjepa_long_range, VIDEO),
+    "vjepa21_image": (jm.presets.vjepa21_image, (16, 16)),
     "mae": (jm.presets.mae, IMAGE),
+    "mae_st": (jm.presets.mae_st, VIDEO),
+    "audiomae": (jm.presets.audiomae, (64, 8)),
+    "simmim": (jm.presets.simmim, (48, 48)),
+    "pixio": (jm.presets.pixio, (16, 16)),
     "videomae_tube": (jm.presets.videomae_tube, VIDEO),
+    "beit": (jm.presets.beit, IMAGE),
+    "dinov3": (jm.presets.dinov3, (16, 16)),
+    "capi": (jm.presets.capi, (16, 16)),
+    "wav2vec2": (jm.presets.wav2vec2, SEQUENCE),
+    "hubert": (jm.presets.hubert, SEQUENCE),
     "cjepa": (jm.presets.cjepa, SLOTS),
 }
 
@@ -126,6 +141,7 @@ def table(strategies: dict[str, Strategy]) -> str:
             f"{option}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
             for option, value in options_of(function).items()
         ]
+        options = [option.replace(" ", "") for option in options]
         row = f"  {name:<19}  {by(grid):<7}  {' '.join(options)}"
         rows += textwrap.wrap(row, shutil.get_terminal_size().columns, subsequent_indent=" " * 32)
     return "\n".join(rows)
@@ -201,7 +217,9 @@ def draw(name: str, args: argparse.Namespace) -> Batch:
     if not options.keys() <= known.keys():
         raise ValueError(f"--set: the options of {name} are {', '.join(known)}; got {[*options]}")
     if args.image is not None and args.strategy == name and len(grid) == 1:
-        raise ValueError(f"--image needs the grid of an image or a video, not {by(grid)} slots")
+        raise ValueError(f"--image needs the grid of an image or a video, not {by(grid)}")
+    if args.out.suffix == ".png" and len(grid) > 3:
+        raise ValueError(f"--out .png shows grids of one to three sides, not {by(grid)}")
     shape = grid[0] if default is SLOTS and len(grid) == 1 else grid
     keys = jax.random.split(jax.random.key(args.seed), args.batch)
     masks = jax.jit(jax.vmap(lambda key: function(key, shape, **options)))(keys)

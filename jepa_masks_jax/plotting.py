@@ -26,6 +26,8 @@ _HIDDEN_COLOR = "#303030"
 _CHANNELS = ((), (3,), (4,))
 _PIXELS = 224
 _GAP = 8
+_STRIP = 16
+"""A grid of one row is drawn so many times as long as high."""
 
 
 def photograph() -> np.ndarray:
@@ -44,11 +46,12 @@ def show_mask(
 ) -> Axes:
     """Draws one mask: the context is clear, each target has its colour, other tokens are dark.
 
-    A video is a strip of frames.
+    A video is a row of frames, a sequence is a strip.
 
     Args:
         mask: bool[*grid], a target whose complement is the context, or the `ContextTargetMasks` of
-            one image. A grid has one axis (slots), two (an image) or three (a video).
+            one image or sequence. A grid has one axis (a sequence or slots), two (an image) or
+            three (a video).
         image: uint8 or float in `[0, 1]`, `[height, width]` or `[height, width, 3 or 4]`, of any
             size; for a video also one for each frame, `[frames, height, width, 3 or 4]`. Cropped to
             the grid's shape. Without it the context has a colour.
@@ -70,13 +73,14 @@ def show_mask(
     """
     context, targets = _as_videos(mask)
     frames, height, width = context.shape
-    token = min(32, max(4, _PIXELS // max(height, width)))
-    pictures = _crop_frames(image, frames, (height * token, width * token))
+    wide = min(32, max(4, _PIXELS // max(height, width)))
+    token = wide if height > 1 else max(4, wide * width // _STRIP), wide
+    pictures = _crop_frames(image, frames, (height * token[0], width * token[1]))
     strip = [
         _paint(context[i], targets[:, i], None if pictures is None else pictures[i], token)
         for i in range(frames)
     ]
-    gap = np.ones((height * token, _GAP, 3))
+    gap = np.ones((height * token[0], _GAP, 3))
     canvas = np.concatenate([part for frame in strip for part in (frame, gap)][:-1], axis=1)
     if ax is None:
         ax = Figure().add_subplot()
@@ -96,10 +100,11 @@ def _as_videos(mask: Any) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(f"mask must be boolean, got {context.dtype} and {targets.dtype}")
     if not 1 <= context.ndim <= 3 or not context.size or targets.shape[1:] != context.shape:
         raise ValueError(
-            "mask must be one mask of one to three axes, its targets of the context's grid; "
+            "mask must be one mask with one to three axes, which a picture can show, and its "
+            "targets of the context's grid; "
             f"got a context of shape {context.shape} and targets of shape {targets.shape}"
         )
-    video = (*context.shape, 1, 1)[:3] if context.ndim == 1 else (1, *context.shape)[-3:]
+    video = (1, 1, *context.shape)[-3:]
     return context.reshape(video), targets.reshape(-1, *video)
 
 
@@ -133,12 +138,15 @@ def _crop(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 
 def _paint(
-    context: np.ndarray, targets: np.ndarray, picture: np.ndarray | None, token: int
+    context: np.ndarray,
+    targets: np.ndarray,
+    picture: np.ndarray | None,
+    token: tuple[int, int],
 ) -> np.ndarray:
-    """Paints one frame: float[height * token, width * token, 3]."""
+    """Paints one frame, `token` pixels high and wide for each: float[height, width, 3]."""
 
     def enlarge(mask: np.ndarray) -> np.ndarray:
-        return mask.repeat(token, 0).repeat(token, 1)
+        return mask.repeat(token[0], 0).repeat(token[1], 1)
 
     visible = enlarge(context)[..., None]
     base = np.ones((*visible.shape[:2], 3)) if picture is None else picture

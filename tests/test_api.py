@@ -96,7 +96,8 @@ def test_presets_are_strategies_with_options_bound():
     presets = [
         value for name, value in vars(jm.presets).items() if isinstance(value, functools.partial)
     ]
-    assert len(presets) == 6
+    assert len(presets) == len(jm.presets.__all__) == 16
+    assert jm.presets.__all__ == sorted(jm.presets.__all__)
     for preset in presets:
         assert preset.func in FUNCTIONS
         assert not preset.args

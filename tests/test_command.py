@@ -27,6 +27,10 @@ FUNCTIONS = {
     "multi_block_mask": (jm.multi_block_mask, (14, 14), {}),
     "ijepa_masks": (jm.ijepa_masks, (14, 14), {}),
     "vjepa_mask": (jm.vjepa_mask, (8, 14, 14), {}),
+    "box_mask": (jm.box_mask, (14, 14), {"num_boxes": 4, "extent": ((2, 6), (2, 6))}),
+    "blockwise_mask": (jm.blockwise_mask, (14, 14), {"num_masked": 75}),
+    "inverse_block_mask": (jm.inverse_block_mask, (14, 14), {"mask_ratio": 0.65}),
+    "span_mask": (jm.span_mask, (70,), {"mask_ratio": 0.65, "span": 10}),
     "random_mask": (jm.random_mask, (14, 14), {"mask_ratio": 0.75}),
     "random_tube_mask": (jm.random_tube_mask, (8, 14, 14), {"mask_ratio": 0.9}),
     "object_mask": (jm.object_mask, (7,), {}),
@@ -37,7 +41,17 @@ FUNCTIONS = {
         (8, 14, 14),
         {"num_blocks": 2, "spatial_scale": (0.7, 0.7)},
     ),
+    "vjepa21_image": (jm.vjepa_mask, (16, 16), {"num_blocks": 10}),
     "mae": (jm.random_mask, (14, 14), {"mask_ratio": 0.75}),
+    "mae_st": (jm.random_mask, (8, 14, 14), {"num_masked": 1412}),
+    "audiomae": (jm.random_mask, (64, 8), {"mask_ratio": 0.8}),
+    "simmim": (jm.random_mask, (48, 48), {"num_masked": 22, "cell": (8, 8)}),
+    "pixio": (jm.random_mask, (16, 16), {"num_masked": 12, "cell": (4, 4)}),
+    "beit": (jm.blockwise_mask, (14, 14), {"num_masked": 75}),
+    "dinov3": (jm.blockwise_mask, (16, 16), {"mask_ratio": (0.1, 0.5), "min_block": 4}),
+    "capi": (jm.inverse_block_mask, (16, 16), {"mask_ratio": 0.65}),
+    "wav2vec2": (jm.span_mask, (70,), {"mask_ratio": 0.65, "span": 10}),
+    "hubert": (jm.span_mask, (70,), {"mask_ratio": 0.8, "span": 10}),
     "videomae_tube": (jm.random_tube_mask, (8, 14, 14), {"mask_ratio": 0.9}),
     "cjepa": (jm.object_mask, (7,), {}),
 }
@@ -130,7 +144,7 @@ def draw(name, grid=None, *, batch=5, seed=0, **options):
     """The same masks by a direct call."""
     function, default, bound = FUNCTIONS[name]
     shape = grid or default
-    shape = shape[0] if len(shape) == 1 else shape
+    shape = shape[0] if function is jm.object_mask else shape
     masks = draw_directly(function, shape, batch, seed, tuple((bound | options).items()))
     if isinstance(masks, jm.ContextTargetMasks):
         return np.asarray(masks.context), np.asarray(masks.targets)
@@ -237,6 +251,19 @@ def test_text_and_file_of_a_preset_show_its_masks(run, name):
             "block_mask",
             (6, 9),
             {"num_targets": 2, "target_scale": (0.3, 0.4), "target_aspect_ratio": (1.5, 3.0)},
+        ),
+        ("ijepa_masks --grid 60", "ijepa_masks", (60,), {}),
+        (
+            "box_mask --grid 2x3x4x5 --set num_boxes=2 extent=(None,2,(1,3),5)",
+            "box_mask",
+            (2, 3, 4, 5),
+            {"num_boxes": 2, "extent": (None, 2, (1, 3), 5)},
+        ),
+        (
+            "beit --grid 9x12 --set num_masked=None mask_ratio=0.3 max_block=20",
+            "blockwise_mask",
+            (9, 12),
+            {"num_masked": None, "mask_ratio": 0.3, "max_block": 20},
         ),
         (
             "spatiotemporal_mask --grid 4x6x8 --set num_targets=1 --set temporal_extent=1,3 "
@@ -377,7 +404,7 @@ def test_json_holds_each_target_of_ijepa(run):
 
 def assert_is_a_picture(path):
     contents = Path(path).read_bytes()
-    assert 0 < len(contents) < 300_000
+    assert 0 < len(contents) < 400_000
     with Image.open(io.BytesIO(contents)) as picture:
         assert picture.format == "PNG"
         picture.load()
@@ -457,6 +484,12 @@ def test_a_photograph_under_slots_is_refused(fails, line):
     ONE_COLOR.save("photo.png")
     assert "--image" in fails(f"{line} --image photo.png")
     assert os.listdir() == ["photo.png"]
+
+
+def test_a_picture_of_a_grid_of_four_sides_is_refused(fails):
+    error = fails("random_mask --grid 2x3x4x5")
+    assert "--out .png shows grids of one to three sides, not 2x3x4x5" in error
+    assert os.listdir() == []
 
 
 def test_a_photograph_that_is_too_large_or_cut_short_is_refused_with_the_reason(fails, monkeypatch):

@@ -169,9 +169,9 @@ def test_more_targets_than_colours_start_over():
 
 
 def test_a_token_in_both_sets_is_shown_as_a_target():
-    both = np.array([[True, False]])
-    mask = jm.ContextTargetMasks(np.ones((1, 2), bool), both[None])
-    centres = token_centres(canvas_of(mask), 1)
+    both = np.array([[True, False], [False, False]])
+    mask = jm.ContextTargetMasks(np.ones((2, 2), bool), both[None])
+    centres = token_centres(canvas_of(mask), 2)
     assert tint_of(centres[both], WHITE) == 0
     np.testing.assert_allclose(centres[~both], [CONTEXT])
 
@@ -217,14 +217,27 @@ def test_a_video_has_one_image_for_each_frame(tubes, channels):
         np.testing.assert_allclose(centres[i][~tubes[i]], shade)
 
 
-@pytest.mark.parametrize(
-    "mask", [np.array([True, False, False, True]), np.zeros(5, bool)], ids=["targets", "none"]
-)
-def test_slots_are_one_row(mask):
-    grid = (len(mask), 1, 1)
-    centres = frames_of(canvas_of(mask), grid).reshape(-1, 3)
-    assert (tint_of(centres[mask], WHITE) == 0).all()
-    np.testing.assert_allclose(centres[~mask], np.broadcast_to(CONTEXT, centres[~mask].shape))
+@pytest.mark.parametrize("length", [4, 7, 100, 1214])
+def test_a_sequence_is_a_strip_of_one_row_sixteen_times_as_long_as_high(length):
+    mask = np.random.default_rng(0).random(length) < 0.5
+    for grid in ((length,), (1, length)):
+        canvas = canvas_of(mask.reshape(grid))
+        high, wide = canvas.shape[:2]
+        assert 15.5 < wide / high < 17.5
+        centres = canvas[high // 2, wide // length // 2 :: wide // length]
+        assert (tint_of(centres[mask], WHITE) == 0).all()
+        np.testing.assert_allclose(centres[~mask], np.broadcast_to(CONTEXT, centres[~mask].shape))
+
+
+def test_the_targets_of_a_sequence_have_their_colours():
+    targets = np.arange(40) // 10 == np.arange(4)[:, None]
+    targets[3, 35:] = False
+    masks = jm.ContextTargetMasks(np.zeros(40, bool), targets)
+    canvas = canvas_of(masks)
+    high, wide = canvas.shape[:2]
+    centres = canvas[high // 2, wide // 80 :: wide // 40]
+    assert tint_of(centres[:35], WHITE).tolist() == [i // 10 for i in range(35)]
+    assert is_dark(centres[35:]).all()
 
 
 COLOR = np.array([51, 102, 204])

@@ -241,17 +241,12 @@ def inverse_block_mask(
     return mask
 
 
-def blockwise_mask(
-    words, grid, least, most, min_block=16, max_block=None, aspect_ratio=(0.3, 1 / 0.3), tries=24
-):
-    """Reads for each try: aspect, area, top, left; then a word for each token and for the count."""
+def try_blocks(try_words, grid, num_masked, min_block, max_block=None, aspect_ratio=(0.3, 1 / 0.3)):
+    """Reads for each try: aspect, area, top, left."""
     height, width = grid
-    tokens = height * width
-    try_words, lots = words[: 4 * tries].reshape(tries, 4), words[4 * tries :]
-    num_masked = least + whole(lots[tokens], most - least + 1)
     mask, refused = np.zeros(grid, bool), 0
     for aspect_word, area_word, *corner_words in try_words:
-        rest = min(num_masked - mask.sum(), max_block or tokens)
+        rest = min(num_masked - mask.sum(), max_block or height * width)
         smallest, largest = sorted((min_block, rest))
         area = smallest + (whole(area_word, 16 * (largest - smallest)) + 0.5) / 16
         aspect = log_uniform(aspect_word, *aspect_ratio)
@@ -263,5 +258,14 @@ def blockwise_mask(
                 mask, refused = mask | new, 0
         if refused == 10:
             break
+    return mask
+
+
+def blockwise_mask(words, grid, least, most, min_block=16, **options):
+    """Reads the words of 24 tries, then one for each token and one for the count."""
+    tokens = math.prod(grid)
+    try_words, lots = words[:96].reshape(24, 4), words[96:]
+    num_masked = least + whole(lots[tokens], most - least + 1)
+    mask = try_blocks(try_words, grid, num_masked, min_block, **options)
     missing = num_masked - mask.sum()
     return mask | random_subset(lots, ~mask.reshape(-1), missing).reshape(grid)

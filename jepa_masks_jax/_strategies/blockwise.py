@@ -44,10 +44,10 @@ def blockwise_mask(
     most `rest`. After ten refused blocks in a row, or all tries, uniformly random tokens make up
     the count.
 
-    A batch as DINOv2 and DINOv3 draw it masks half of its `B` crops, each with another count:
+    A batch of DINOv3 masks half of its `B` crops, each with another count:
 
-        ratios = jnp.linspace(0.1, 0.5, B // 2 + 1)[1:]
-        counts = jnp.zeros(B, jnp.int32).at[: B // 2].set((tokens * ratios).astype(int))
+        ratios = np.linspace(0.1, 0.5, B // 2 + 1)[1:]
+        counts = np.append(tokens * ratios, np.zeros(B - B // 2)).astype(np.int32)
         counts = jax.random.permutation(count_key, counts)
         draw = lambda key, count: jm.blockwise_mask(key, grid, num_masked=count, min_block=4)
         masks = jax.vmap(draw)(keys, counts) & (counts > 0)[:, None, None]
