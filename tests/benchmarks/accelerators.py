@@ -26,7 +26,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jepa_masks_jax as jm
 
-IMAGE, LARGER, VIDEO = (14, 14), (16, 16), (8, 16, 16)
+IMAGE, LARGER, VIDEO, SEQUENCE = (14, 14), (16, 16), (8, 16, 16), (1214,)
+BOXES = functools.partial(jm.box_mask, num_boxes=4, extent=((2, 6), (2, 6)))
 UNITS = {"tpu": "cycles, estimated for a TPU v5e", "gpu": "launches on an H100"}
 ENVIRONMENTS = {
     "tpu": {
@@ -146,6 +147,10 @@ def gather(tokens, index, valid):
     return jm.take_tokens(tokens, jm.TokenIndices(index, valid, tokens.shape[0]))
 
 
+def scatter(tokens, index, valid):
+    return jm.put_tokens(tokens, jm.TokenIndices(index, valid, math.prod(IMAGE)))
+
+
 def by(grid):
     return "x".join(map(str, grid)) if isinstance(grid, tuple) else f"{grid} slots"
 
@@ -158,10 +163,7 @@ def strategy_rows():
         functions = {name: with_key(lambda key: strategy(key, grid))}
         if drawn:
             functions["one sort of words"] = with_key(
-                lambda key: jnp.broadcast_to(
-                    sort_words(key, jnp.ones(drawn, bool), size),
-                    grid if isinstance(grid, tuple) else drawn,
-                )
+                lambda key: sort_words(key, jnp.ones(drawn, bool), size)
             )
         return f"`{name}` {by(grid)}", functions, [key]
 
@@ -169,9 +171,15 @@ def strategy_rows():
         row("block_mask", jm.block_mask, IMAGE),
         row("multi_block_mask", jm.multi_block_mask, IMAGE),
         row("spatiotemporal_mask", jm.spatiotemporal_mask, VIDEO),
+        row("box_mask", BOXES, IMAGE),
         row("ijepa", jm.presets.ijepa, LARGER),
+        row("ijepa", jm.presets.ijepa, SEQUENCE),
         row("vjepa_short_range", jm.presets.vjepa_short_range, VIDEO),
         row("vjepa_long_range", jm.presets.vjepa_long_range, VIDEO),
+        row("capi", jm.presets.capi, LARGER),
+        row("beit", jm.presets.beit, IMAGE, IMAGE, 75),
+        row("wav2vec2", jm.presets.wav2vec2, SEQUENCE, SEQUENCE, 79),
+        row("simmim", jm.presets.simmim, (48, 48), (6, 6), 22),
         row("mae", jm.presets.mae, IMAGE, IMAGE, 147),
         row("videomae_tube", jm.presets.videomae_tube, VIDEO, VIDEO[1:], 230),
         row("object_mask", jm.object_mask, 7, (7,), 2),
@@ -198,6 +206,10 @@ def token_rows():
             "`jnp.nonzero(size=)`": lambda m, n=size: jnp.nonzero(m.reshape(-1), size=n)[0],
         }
         rows.append((f"`token_indices` {by(grid)} to {size}", functions, [mask]))
+        functions = {
+            "token_indices": with_key(lambda k, m, n=size: jm.token_indices(m, size=n, key=k))
+        }
+        rows.append((f"`token_indices` {by(grid)} to {size}, with a key", functions, [key, mask]))
     args = [
         jax.ShapeDtypeStruct((math.prod(IMAGE), 32), jnp.float32),
         jax.ShapeDtypeStruct((64,), jnp.int32),
@@ -208,6 +220,10 @@ def token_rows():
         "`jnp.take`": lambda tokens, index, valid: jnp.take(tokens, index, axis=0),
     }
     rows.append(("`take_tokens` 196x32 to 64", functions, args))
+    taken = [jax.ShapeDtypeStruct((64, 32), jnp.float32), *args[1:]]
+    rows.append(("`put_tokens` 64x32 to 196", {"put_tokens": scatter}, taken))
+    functions = {"squared_distance": jm.squared_distance}
+    rows.append(("`squared_distance` 16x16", functions, [jax.ShapeDtypeStruct(LARGER, jnp.bool_)]))
     return rows
 
 

@@ -32,6 +32,7 @@ def vjepa_words(num_blocks, placements):
     return 3 + 2 * num_blocks * placements + 1
 
 
+BOXES = functools.partial(jm.box_mask, num_boxes=4, extent=((2, 6), (2, 6)))
 STRATEGIES = {
     "block_mask": (jm.block_mask, IMAGES, lambda grid: 4 * 4 + 1),
     "spatiotemporal_mask": (jm.spatiotemporal_mask, VIDEOS, lambda grid: 5 * 2 + 1),
@@ -43,6 +44,10 @@ STRATEGIES = {
         lambda grid: vjepa_words(8, 1 if grid[-1] == 24 else 4),
     ),
     "vjepa_long_range": (jm.presets.vjepa_long_range, VIDEOS, lambda grid: vjepa_words(2, 4)),
+    "box_mask": (BOXES, IMAGES, lambda grid: 4 * 4 + 1),
+    "capi": (jm.presets.capi, IMAGES, lambda grid: 3),
+    "beit": (jm.presets.beit, IMAGES[:1], lambda grid: 4 * 24 + math.prod(grid) + 1),
+    "wav2vec2": (jm.presets.wav2vec2, [(749,)], lambda grid: grid[0] - 10 + 2),
     "mae": (jm.presets.mae, IMAGES, math.prod),
     "videomae_tube": (jm.presets.videomae_tube, VIDEOS, lambda grid: math.prod(grid[1:])),
 }
@@ -143,6 +148,48 @@ def numpy_collator(rng, grid, batch):
     return masks
 
 
+def blocks_until_exact(rng, grid, num_masked, min_block):
+    """What BEiT's loader does for one image."""
+    mask, refused = np.zeros(grid, bool), 0
+    while mask.sum() < num_masked and refused < 10:
+        rest = num_masked - mask.sum()
+        area = rng.uniform(min_block, rest) if rest > min_block else rng.uniform(rest, min_block)
+        aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        refused += 1
+        if h < grid[0] and w < grid[1]:
+            top, left = rng.integers(grid[0] - h + 1), rng.integers(grid[1] - w + 1)
+            block = mask[top : top + h, left : left + w]
+            if 0 < h * w - block.sum() <= rest:
+                block[:], refused = True, 0
+    return mask
+
+
+def time_blockwise(repetitions, batch=256, grid=(14, 14)):
+    """Times BEiT's masks beside BEiT's loop on the host."""
+    keys, rng = jax.random.split(jax.random.key(0), batch), np.random.default_rng(0)
+    masks = jax.jit(jax.vmap(functools.partial(jm.presets.beit, grid=grid)))
+    calls = {
+        "jepa_masks_jax": lambda: masks(keys),
+        "BEiT's loop": lambda: [blocks_until_exact(rng, grid, 75, 16) for _ in range(batch)],
+    }
+    return collator_rows(calls, grid, batch, repetitions)
+
+
+def collator_rows(calls, grid, batch, repetitions):
+    times = time_interleaved(list(calls.values()), repetitions)
+    return [
+        {
+            "collator": name,
+            "grid": by(grid),
+            "batch": batch,
+            "times as long": spread(times[:, i] / times[:, 0]),
+            "us a sample": spread(1e6 * times[:, i] / batch),
+        }
+        for i, name in enumerate(calls)
+    ]
+
+
 def time_collators(repetitions, batch=256, grid=(16, 16)):
     """Times I-JEPA's masks beside collators on the host."""
     keys = jax.random.split(jax.random.key(0), batch)
@@ -169,17 +216,7 @@ def time_collators(repetitions, batch=256, grid=(16, 16)):
         )
         samples = [torch.zeros(1)] * batch
         calls["lightly's collator"] = lambda: collate(samples)
-    times = time_interleaved(list(calls.values()), repetitions)
-    return [
-        {
-            "collator": name,
-            "grid": by(grid),
-            "batch": batch,
-            "times as long": spread(times[:, i] / times[:, 0]),
-            "us a sample": spread(1e6 * times[:, i] / batch),
-        }
-        for i, name in enumerate(calls)
-    ]
+    return collator_rows(calls, grid, batch, repetitions)
 
 
 def time_tools(repetitions):
@@ -303,7 +340,7 @@ def main():
         for batch in args.batches
     ]
     eager_runs = [(name, STRATEGIES[name][1][0]) for name in args.strategies]
-    with tqdm(total=len(strategy_runs) + len(eager_runs) + 2, desc="timing") as progress:
+    with tqdm(total=len(strategy_runs) + len(eager_runs) + 3, desc="timing") as progress:
 
         def timed(function, *run):
             row = function(*run, args.repetitions)
@@ -312,7 +349,8 @@ def main():
 
         strategies = [timed(time_strategy, *run) for run in strategy_runs]
         eager = [timed(time_eager, *run) for run in eager_runs]
-        collators, tools = timed(time_collators), timed(time_tools)
+        collators = timed(time_collators) + timed(time_blockwise)
+        tools = timed(time_tools)
 
     results = {
         "machine": machine(),
