@@ -1,3 +1,5 @@
+"""The command prints, draws and saves the masks of its options, and fails in one line."""
+
 import contextlib
 import functools
 import importlib.util

@@ -1,4 +1,4 @@
-"""Every strategy is its definition: masks equal a NumPy transcription fed with the same words."""
+"""Every strategy draws the masks of its definition in plain NumPy, and sizes worked by hand."""
 
 import functools
 

@@ -1,4 +1,7 @@
-"""Statistical tests with fixed keys: over random keys a comparison would fail with `CHANCE`."""
+"""Places, sizes and subsets have the chances that the definitions give them.
+
+The keys are fixed: over random keys a comparison would fail with `CHANCE`.
+"""
 
 import functools
 import itertools

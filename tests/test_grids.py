@@ -1,3 +1,5 @@
+"""The grid of an image or a video is its sizes divided by those of a patch."""
+
 import numpy as np
 import pytest
 

@@ -1,4 +1,4 @@
-"""The test suite of the Rust module that this library ports, by the same names."""
+"""What is ported from jepa-rs passes the tests of its masking module, by the same names."""
 
 import functools
 

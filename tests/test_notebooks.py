@@ -1,4 +1,7 @@
-"""Executes the notebooks in the small setting; as a script, the training one with a full seed."""
+"""The notebooks run to their end, and training compiles each step once and lowers the loss.
+
+Here they run in the small setting; as a script, the training one with a full seed.
+"""
 
 import json
 import os

@@ -1,3 +1,5 @@
+"""A picture shows context, targets and image where they are, whatever the grid and the image."""
+
 import importlib
 import sys
 

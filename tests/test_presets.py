@@ -1,4 +1,4 @@
-"""The published settings, and the compositions that stand for options of other collators."""
+"""Presets hold the published settings, and compositions give what other collators' options do."""
 
 import jax
 import jax.numpy as jnp

@@ -1,3 +1,5 @@
+"""The Python of the README runs and prints what it says, and what it names exists."""
+
 import re
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Index lists on the host are those of the mask, compare and copy by value, and are checked."""
+
 import copy
 import dataclasses
 import json

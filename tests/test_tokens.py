@@ -1,3 +1,5 @@
+"""Counts are exact, and token lists, gathered and put-back tokens are those of plain NumPy."""
+
 import copy
 import dataclasses
 import functools
