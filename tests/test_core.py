@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick
 
 import jepa_masks_jax as jm
 from jepa_masks_jax import _boxes, _draws, _sizes
@@ -18,11 +19,6 @@ from jepa_masks_jax._strategies import ijepa
 
 INT32_MAX = 2**31 - 1
 _EDGES = [0, 1, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
-_QUICKLY = {"xla_backend_optimization_level": 0}  # many programs, each run once
-
-
-def quick(function):
-    return jax.jit(function, compiler_options=_QUICKLY)
 
 
 def words(seed, *shape):
@@ -63,11 +59,11 @@ def test_whole_below_changes_exactly_at_the_thresholds():
 
 
 def test_random_draws_are_the_first_of_more():
-    key = jax.random.key(3)
-    most = _draws.random_draws(key, 40)
+    counts = (0, 1, 2, 15, 16, 17, 39, 40)
+    draw = quick(lambda key: [_draws.random_draws(key, count) for count in counts])
+    *fewer, most = draw(jax.random.key(3))
     assert most.dtype == jnp.uint32
-    for count in (0, 1, 2, 15, 16, 17, 39):
-        draws = _draws.random_draws(key, count)
+    for count, draws in zip(counts[:-1], fewer, strict=True):
         assert draws.shape == (count,)
         np.testing.assert_array_equal(draws, most[:count])
     assert len(set(most.tolist())) == 40
@@ -303,7 +299,8 @@ def test_drawn_sizes_are_the_roots_of_what_is_drawn_also_on_large_grids(grid, sc
 
 def test_ijepa_block_of_two_thousand_tokens_a_side():
     options = {"num_targets": 1, "target_scale": (0.25, 0.25), "target_aspect_ratio": (0.5, 0.5)}
-    targets = jm.ijepa_masks(jax.random.key(0), (2000, 2000), **options).targets
+    draw = quick(lambda key: jm.ijepa_masks(key, (2000, 2000), **options).targets)
+    targets = draw(jax.random.key(0))
     rows, columns = np.asarray(targets[0].any(1)).sum(), np.asarray(targets[0].any(0)).sum()
     # sqrt(1_000_000 * 0.5) = 707.1, sqrt(1_000_000 / 0.5) = 1414.2
     assert (rows, columns, int(targets.sum())) == (707, 1414, 707 * 1414)
@@ -406,7 +403,7 @@ def test_boxes_and_their_union_are_those_of_a_loop(grid):
 def test_each_box_of_a_union_is_in_it(n):
     # Box i is token i alone: a union without any one of them would miss its token.
     start = (np.arange(n, dtype=np.int32), np.zeros(n, np.int32))
-    got = _boxes.union(start, (1, 1), (n + 1, 2))
+    got = quick(lambda start: _boxes.union(start, (1, 1), (n + 1, 2)))(start)
     np.testing.assert_array_equal(got, [[i < n, False] for i in range(n + 1)])
 
 

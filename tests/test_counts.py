@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
@@ -29,18 +30,19 @@ def clipped(key, count):
 def test_every_value_from_below_0_to_above_all_tokens_is_exact_or_clamped(dtype):
     values = np.arange(-3 if jnp.issubdtype(dtype, jnp.signedinteger) else 0, 127).astype(dtype)
     keys = jax.random.split(KEY, len(values))
-    masks = jax.jit(jax.vmap(drawn))(keys, values)
+    masks = quick(jax.vmap(drawn))(keys, values)
     np.testing.assert_array_equal(masks.sum((1, 2)), np.clip(values.astype(int), 1, 11))
-    masks = jax.jit(jax.vmap(clipped))(keys, values)
+    masks = quick(jax.vmap(clipped))(keys, values)
     np.testing.assert_array_equal(masks.sum((1, 2)), np.clip(values.astype(int), 0, 12))
 
 
 @pytest.mark.parametrize("function", [drawn, clipped])
 def test_a_traced_count_draws_the_mask_of_the_number(function):
-    for count in range(1, 12):
-        traced = jax.jit(function)(KEY, jnp.int32(count))
-        np.testing.assert_array_equal(traced, function(KEY, count))
-        np.testing.assert_array_equal(function(KEY, jnp.int16(count)), traced)
+    numbers = quick(lambda key: [function(key, count) for count in range(1, 12)])(KEY)
+    traced = quick(function)
+    for count, expected in enumerate(numbers, 1):
+        np.testing.assert_array_equal(traced(KEY, jnp.int32(count)), expected)
+        np.testing.assert_array_equal(function(KEY, jnp.int16(count)), expected)
 
 
 def test_a_thousand_values_of_a_schedule_compile_once():
@@ -57,17 +59,17 @@ def test_a_thousand_values_of_a_schedule_compile_once():
 
 def test_a_count_for_each_sample_under_scan_and_shard_map():
     keys, counts = jax.random.split(KEY, 11), jnp.arange(1, 12, dtype=jnp.int32)
-    expected = jax.jit(jax.vmap(drawn))(keys, counts)
-    _, scanned = jax.jit(lambda *xs: lax.scan(lambda c, x: (c, drawn(*x)), 0, xs))(keys, counts)
+    expected = quick(jax.vmap(drawn))(keys, counts)
+    _, scanned = quick(lambda *xs: lax.scan(lambda c, x: (c, drawn(*x)), 0, xs))(keys, counts)
     np.testing.assert_array_equal(scanned, expected)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = P("data")
     mapped = jax.shard_map(jax.vmap(drawn), mesh=mesh, in_specs=(spec, spec), out_specs=spec)
-    np.testing.assert_array_equal(jax.jit(mapped)(keys, counts), expected)
+    np.testing.assert_array_equal(quick(mapped)(keys, counts), expected)
 
 
 def test_a_maximum_below_the_minimum_wins():
-    clip = jax.jit(lambda low, high: jm.clip_count(KEY, CHECKERBOARD, minimum=low, maximum=high))
+    clip = quick(lambda low, high: jm.clip_count(KEY, CHECKERBOARD, minimum=low, maximum=high))
     assert clip(jnp.int32(9), jnp.int32(4)).sum() == 4
     assert clip(jnp.int32(9), jnp.int32(8)).sum() == 8
     assert jm.clip_count(KEY, CHECKERBOARD, minimum=9, maximum=jnp.int32(7)).sum() == 7
@@ -105,7 +107,7 @@ def test_counts_and_cells_that_are_refused(call, error, message):
 def test_a_pair_of_ratios_draws_every_count_between():
     keys = jax.random.split(KEY, 2000)
     draw = functools.partial(jm.random_mask, grid=(10,), mask_ratio=(0.2, 0.5))
-    counts = jax.jit(jax.vmap(draw))(keys).sum(1)
+    counts = quick(jax.vmap(draw))(keys).sum(1)
     assert np.bincount(counts).tolist()[:2] == [0, 0]
     assert (np.bincount(counts)[2:] > 400).all()
     assert counts.max() == 5

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CLIPS, FIELD, RANDOM, TOKENS
+from compiling import quick
 from jax import export, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -52,7 +53,7 @@ def default_branch():
 
 @pytest.fixture(scope="module")
 def on_the_cpu():
-    return jax.tree.map(np.asarray, jax.jit(drawn)(KEYS))
+    return jax.tree.map(np.asarray, quick(drawn)(KEYS))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,7 +64,7 @@ def forced(on_the_cpu):
 
 
 def test_jit_and_vmap(on_the_cpu):
-    chex.assert_trees_all_equal(jax.jit(drawn)(KEYS), on_the_cpu)
+    chex.assert_trees_all_equal(quick(drawn)(KEYS), on_the_cpu)
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
@@ -76,7 +77,7 @@ def test_scan(on_the_cpu):
     def step(number, key):
         return number + 1, {case.name: case(key) for case in CASES}
 
-    _, masks = jax.jit(lambda keys: lax.scan(step, 0, keys))(KEYS)
+    _, masks = quick(lambda keys: lax.scan(step, 0, keys))(KEYS)
     chex.assert_trees_all_equal(masks, on_the_cpu)
 
 
@@ -85,14 +86,14 @@ def test_every_check_in_32_and_64_bit_mode(enable_x64, on_the_cpu):
     with x64(enable_x64):
         keys = jnp.stack([jax.random.key(seed) for seed in range(3)])
         with every_check():
-            masks = jax.jit(drawn)(keys)
+            masks = quick(drawn)(keys)
     chex.assert_trees_all_equal(masks, on_the_cpu, strict=True)
 
 
 def test_one_export_for_cpu_cuda_and_tpu_holds_the_masks(on_the_cpu):
     draw = jax.jit(lambda keys: jax.tree.leaves(drawn(keys)))
     exported = export.export(draw, platforms=("cpu", "cuda", "tpu"))(KEYS)
-    masks = export.deserialize(exported.serialize()).call(KEYS)
+    masks = quick(export.deserialize(exported.serialize()).call)(KEYS)
     chex.assert_trees_all_equal(masks, jax.tree.leaves(on_the_cpu))
 
 
@@ -114,7 +115,7 @@ def check_on_eight_devices():
             in_specs=specs,
             out_specs=out,
         )
-        got = np.asarray(jax.jit(pick)(*inputs))
+        got = np.asarray(quick(pick)(*inputs))
         for i in range(8 if any(sharded) else 1):
             one = [a[i] if s else a[0] for a, s in zip(arrays, sharded, strict=True)]
             np.testing.assert_array_equal(got[i], random_subset(*one), err_msg=str(sharded))

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from cases import ALL
+from compiling import quick
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,16 +32,17 @@ STEP = 5
 COLLECTIVE = re.compile("all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter")
 EXPLICIT_AXES = jax.__version_info__ >= (0, 8)  # before, no random bits can be drawn under them
 
-# Compiled without optimisation in half the time; the masks must not depend on it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def flat(masks):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(masks)}
 
 
+def drawn(cases, keys):
+    return {case.name: jax.vmap(case)(keys) for case in cases}
+
+
 def drawing(name):
-    return lambda keys: flat({case.name: jax.vmap(case)(keys) for case in CASES[name]})
+    return lambda keys: flat(drawn(CASES[name], keys))
 
 
 def step_keys(step):
@@ -65,7 +67,7 @@ def draw_on_eight_devices(folder):
     for name, (mesh, function) in programs.items():
         keys = jax.device_put(step_keys(STEP), NamedSharding(mesh, sharded))
         with jax.set_mesh(mesh):
-            program = jit(function).lower(keys).compile()
+            program = quick(function).lower(keys).compile()
             masks = program(keys)
         with open(os.path.join(folder, f"{name}.txt"), "w") as file:
             file.write(program.as_text())
@@ -81,7 +83,7 @@ def draw_as_one_of_two(folder, address, process):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     shards = NamedSharding(mesh, P("data"))
 
-    @functools.partial(jit, out_shardings=shards)
+    @functools.partial(quick, out_shardings=shards)
     def draw_step(step):
         return drawing("processes")(jax.lax.with_sharding_constraint(step_keys(step), shards))
 
@@ -114,17 +116,9 @@ def finish(*processes, timeout=240):
 
 @pytest.fixture(scope="module")
 def one_device():
-    keys = step_keys(STEP)
-
-    def masks(name):
-        return flat(
-            {
-                case.name: jax.tree.map(lambda *masks: np.stack(masks), *map(case, keys))
-                for case in CASES[name]
-            }
-        )
-
-    return masks
+    used = [case for case in ALL if any(case in cases for cases in CASES.values())]
+    masks = quick(lambda keys: drawn(used, keys))(step_keys(STEP))
+    return lambda name: flat({case.name: masks[case.name] for case in CASES[name]})
 
 
 @pytest.fixture(scope="module")

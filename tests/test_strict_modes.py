@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from cases import ALL, MASKS
+from compiling import quick
 
 FIRST = list({case.function: case for case in reversed(ALL)}.values())
 """One case of each function, where compiling all of them would take too long."""
@@ -46,12 +47,10 @@ def test_masks_and_their_types_under_every_check_in_32_and_64_bit_mode(enable_x6
     def draw(keys):
         return {case.name: jax.vmap(case)(jax.random.clone(keys)) for case in cases}
 
-    # Unoptimised, because that compiles in half the time.
-    draw = jax.jit(draw, compiler_options={"xla_backend_optimization_level": 0})
     with x64(enable_x64):
         keys = jax.vmap(jax.random.key)(SEEDS)
         with every_check():
-            masks = draw(keys)
+            masks = quick(draw)(keys)
     expected = {case.name: eager[case.name] for case in cases}
     chex.assert_trees_all_equal(masks, expected, strict=True)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick
 from scipy import stats
 
 import jepa_masks_jax as jm
@@ -15,13 +16,8 @@ from jepa_masks_jax._draws import random_draws
 from jepa_masks_jax._subsets import lowest_by_bisection, lowest_by_sorting, random_subset
 
 CHANCE = 1e-6
-_QUICKLY = {"xla_backend_optimization_level": 0}  # many programs, each run once
 _WAYS = (lowest_by_sorting, lowest_by_bisection)
 _OUTSIDE = 2**32 - 1  # what stands for the word of a token outside the pool
-
-
-def quick(function):
-    return jax.jit(function, compiler_options=_QUICKLY)
 
 
 def subset(draws, pool, count):

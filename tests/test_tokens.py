@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transcription
+from compiling import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -18,8 +19,7 @@ import jepa_masks_jax as jm
 
 
 def batched(function):
-    """One program for a batch, compiled quickly since it runs once."""
-    return jax.jit(jax.vmap(function), compiler_options={"xla_backend_optimization_level": 0})
+    return quick(jax.vmap(function))
 
 
 def random_masks(seed, grid, count):
