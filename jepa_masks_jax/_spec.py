@@ -249,6 +249,7 @@ def _integers(values: Any) -> np.ndarray:
     array = np.asarray(values) if hasattr(values, "dtype") else np.array(values, object)
     if array.dtype.kind in ("iu" if array.size else "iuf"):  # np.array([]) is float64
         return array
-    if array.dtype != object or bool in map(type, array.flat):
+    # NumPy 2.0 would count its own booleans as 0 and 1, with a warning.
+    if array.dtype != object or {bool, np.bool_} & set(map(type, array.flat)):
         raise TypeError("not all are integers")
     return np.array(list(map(operator.index, array.flat)), object).reshape(array.shape)
