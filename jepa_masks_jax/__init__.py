@@ -1,4 +1,15 @@
-"""Masks for Joint-Embedding Predictive Architectures, drawn inside the jitted step."""
+"""Masks for Joint-Embedding Predictive Architectures, drawn inside the jitted step.
+
+- Blocks: `block_mask`, `spatiotemporal_mask`, `multi_block_mask`, `ijepa_masks`, `vjepa_mask`,
+  `box_mask`.
+- Random tokens: `random_mask`, `random_tube_mask`, `object_mask`.
+- Published settings: `jepa_masks_jax.presets`.
+- Grids of images and videos: `image_grid`, `video_grid`.
+- From masks to tokens: `clip_count`, `token_indices`, `take_tokens`, `put_tokens`,
+  `squared_distance`.
+- On the host: `mask_statistics`, `to_mask_spec`, `to_mask_specs` and their `MaskSpec`.
+- Pictures: `jepa_masks_jax.plotting`.
+"""
 
 from jepa_masks_jax import presets
 from jepa_masks_jax._grids import image_grid, video_grid

@@ -11,8 +11,11 @@ class MaskStatistics(NamedTuple):
     """Token counts of a batch of masks, and how often each token is set."""
 
     min: int
+    """the least count of the batch"""
     mean: float
+    """the mean count"""
     max: int
+    """the greatest count"""
     quantiles: dict[float, int]
     """for each fraction, the least count that as large a part of the masks does not exceed"""
     coverage: np.ndarray

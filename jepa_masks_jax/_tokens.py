@@ -289,7 +289,7 @@ def squared_distance(mask: jax.Array) -> jax.Array:
         mask: bool[*grid], of any rank from 1, with at least one True token.
 
     Returns:
-        int32[*grid], 0 at the True tokens; 2**30 everywhere if there is none.
+        int32[*grid], 0 at the True tokens; `2**30` everywhere if there is none.
 
     Raises:
         TypeError: if `mask` is not a boolean array.

@@ -88,6 +88,11 @@ def test_classes_and_methods_have_docstrings(thing):
     assert re.match(r"[A-Z].*\.$", vars(thing).get("__doc__", thing.__doc__).splitlines()[0])
 
 
+def test_the_overview_names_every_function():
+    names = [name for name, value in vars(jm).items() if value in FUNCTIONS]
+    assert [name for name in names if f"`{name}`" not in jm.__doc__] == []
+
+
 def test_modules_have_docstrings():
     assert all(module.__doc__ for module in (jm, jm.presets, plotting))
 
