@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from compiling import QUICKLY
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -30,7 +31,11 @@ print(json.dumps({
 """
 
 
-QUICK = {"JEPA_MASKS_NOTEBOOKS": "small", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+QUICK = {
+    "JEPA_MASKS_NOTEBOOKS": "small",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    "XLA_FLAGS": " ".join(f"--{option}={str(value).lower()}" for option, value in QUICKLY.items()),
+}
 
 
 def execute(name, folder, *, environment, last_cell=""):
