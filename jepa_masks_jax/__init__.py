@@ -1,7 +1,9 @@
 """Masks for Joint-Embedding Predictive Architectures, drawn inside the jitted step.
 
-- Blocks: `block_mask`, `spatiotemporal_mask`, `multi_block_mask`, `ijepa_masks`, `vjepa_mask`,
-  `box_mask`.
+- Blocks: `ijepa_masks`, `vjepa_mask`, `blockwise_mask`, `inverse_block_mask`, `block_mask`,
+  `spatiotemporal_mask`, `multi_block_mask`.
+- Spans of a sequence: `span_mask`.
+- Boxes for a strategy of your own: `box_mask`.
 - Random tokens: `random_mask`, `random_tube_mask`, `object_mask`.
 - Published settings: `jepa_masks_jax.presets`.
 - Grids of images and videos: `image_grid`, `video_grid`.

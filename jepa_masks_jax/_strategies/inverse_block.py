@@ -100,7 +100,7 @@ def _inverse_block_mask(key: jax.Array, grid: tuple[int, int], plan: _Plan) -> j
     height, width = size
     corner = _boxes.place(corner_draws, (1, 1) if plan.roll else size, grid)
     row, column = (
-        lax.rem(lax.broadcasted_iota(jnp.int32, grid, axis) - start + side, side)
+        lax.rem(lax.broadcasted_iota(jnp.int32, grid, axis) - start + side, jnp.int32(side))
         for axis, (start, side) in enumerate(zip(corner, grid, strict=True))
     )
     in_block = (row < height) & (column < width)
