@@ -1,0 +1,89 @@
+"""Masks drawn in the worker processes of Grain are those drawn outside them."""
+
+import multiprocessing
+import os
+
+import jax
+import numpy as np
+import pytest
+
+import jepa_masks_jax as jm
+
+grain = pytest.importorskip("grain")
+flags = pytest.importorskip("absl.flags")
+
+flags.FLAGS.mark_as_parsed()  # which Grain 0.2.18 needs in a program that is no absl app
+
+GRID, BATCH = (14, 14), 8
+
+
+def draw(index):
+    """The masks of one record, or of one place in the order of training."""
+    return jm.presets.ijepa(jax.random.fold_in(jax.random.key(0), index), GRID)
+
+
+draw_batch = jax.jit(jax.vmap(draw))
+
+
+class AddMasks(grain.transforms.Map):
+    def map(self, batch):
+        context, targets = draw_batch(batch["index"])
+        where = {"pid": os.getpid(), "start_method": multiprocessing.get_start_method()}
+        return batch | where | {"context": np.asarray(context), "targets": np.asarray(targets)}
+
+
+class AddMasksToRecord(grain.transforms.Map):
+    def map(self, record):
+        context, targets = draw(record["index"])
+        return record | {"context": np.asarray(context), "targets": np.asarray(targets)}
+
+
+def add_index(index, record):
+    return {"index": np.uint32(index), "record": record}
+
+
+def order_of_training(records=32, epochs=1):
+    order = grain.MapDataset.range(records).shuffle(seed=1).repeat(epochs)
+    return order.map_with_index(add_index)
+
+
+def in_batches(dataset, workers):
+    dataset = dataset.batch(BATCH).map(AddMasks()).to_iter_dataset()
+    iterator = iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+    # Copies, since Grain's arrays lie in shared memory.
+    batches = [{name: np.array(array) for name, array in batch.items()} for batch in iterator]
+    iterator.close()
+    return batches
+
+
+def test_workers_draw_what_the_main_process_draws():
+    outside = in_batches(order_of_training(), workers=0)
+    inside = in_batches(order_of_training(), workers=2)
+    assert {int(batch["pid"]) for batch in outside} == {os.getpid()}
+    assert len({int(batch["pid"]) for batch in inside} - {os.getpid()}) == 2
+    assert {str(batch["start_method"]) for batch in inside} == {"spawn"}
+    assert len(inside) == len(outside) == 4
+    for a, b in zip(inside, outside, strict=True):
+        for name in ("index", "record", "context", "targets"):
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_one_record_at_a_time_draws_what_a_batch_draws():
+    at_once = in_batches(order_of_training(), workers=0)
+    one_by_one = order_of_training().map(AddMasksToRecord()).batch(BATCH)
+    for a, b in zip(one_by_one, at_once, strict=True):
+        for name in ("index", "context", "targets"):
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_every_epoch_has_masks_of_its_own():
+    """The place in the order counts on over epochs; the number of the record does not."""
+    batches = in_batches(order_of_training(records=16, epochs=2), workers=0)
+    index = np.concatenate([batch["index"] for batch in batches])
+    record = np.concatenate([batch["record"] for batch in batches])
+    assert index.tolist() == list(range(32))
+    assert sorted(record.tolist()) == sorted(2 * list(range(16)))
+    context = np.concatenate([batch["context"] for batch in batches])
+    assert len({mask.tobytes() for mask in context}) == 32
+    of_records, _ = draw_batch(record)
+    assert len({mask.tobytes() for mask in np.asarray(of_records)}) == 16
