@@ -2,6 +2,10 @@
 
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +19,9 @@ flags = pytest.importorskip("absl.flags")
 flags.FLAGS.mark_as_parsed()  # which Grain 0.2.18 needs in a program that is no absl app
 
 GRID, BATCH = (14, 14), 8
+README = Path(__file__).parents[2] / "README.md"
+TEXT = README.read_text() if README.exists() else ""
+SCRIPTS = re.findall(r"^```py\n(.*?)^```", TEXT, re.M | re.S)
 
 
 def draw(index):
@@ -28,7 +35,11 @@ draw_batch = jax.jit(jax.vmap(draw))
 class AddMasks(grain.transforms.Map):
     def map(self, batch):
         context, targets = draw_batch(batch["index"])
-        where = {"pid": os.getpid(), "start_method": multiprocessing.get_start_method()}
+        where = {
+            "pid": os.getpid(),
+            "start_method": multiprocessing.get_start_method(),
+            "devices": jax.device_count(),
+        }
         return batch | where | {"context": np.asarray(context), "targets": np.asarray(targets)}
 
 
@@ -36,6 +47,12 @@ class AddMasksToRecord(grain.transforms.Map):
     def map(self, record):
         context, targets = draw(record["index"])
         return record | {"context": np.asarray(context), "targets": np.asarray(targets)}
+
+
+def before_jax_starts(worker, workers):
+    """Raises if JAX has started, since then the number of devices is fixed."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 3)
 
 
 def add_index(index, record):
@@ -49,7 +66,8 @@ def order_of_training(records=32, epochs=1):
 
 def in_batches(dataset, workers):
     dataset = dataset.batch(BATCH).map(AddMasks()).to_iter_dataset()
-    iterator = iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    iterator = iter(dataset.mp_prefetch(options, worker_init_fn=before_jax_starts))
     # Copies, since Grain's arrays lie in shared memory.
     batches = [{name: np.array(array) for name, array in batch.items()} for batch in iterator]
     iterator.close()
@@ -62,6 +80,7 @@ def test_workers_draw_what_the_main_process_draws():
     assert {int(batch["pid"]) for batch in outside} == {os.getpid()}
     assert len({int(batch["pid"]) for batch in inside} - {os.getpid()}) == 2
     assert {str(batch["start_method"]) for batch in inside} == {"spawn"}
+    assert {int(batch["devices"]) for batch in inside} == {3}
     assert len(inside) == len(outside) == 4
     for a, b in zip(inside, outside, strict=True):
         for name in ("index", "record", "context", "targets"):
@@ -87,3 +106,12 @@ def test_every_epoch_has_masks_of_its_own():
     assert len({mask.tobytes() for mask in context}) == 32
     of_records, _ = draw_batch(record)
     assert len({mask.tobytes() for mask in np.asarray(of_records)}) == 16
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_recipe_of_the_readme_runs(script, tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(script)
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "(16, 14, 14) (16, 4, 14, 14)" in done.stdout

@@ -1,0 +1,157 @@
+"""Counts the compilations of a small I-JEPA training loop, by where its masks are drawn."""
+
+import argparse
+import functools
+import math
+import time
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+
+import jepa_masks_jax as jm
+
+GRID, TOKENS, PIXELS, WIDTH = (14, 14), 196, 48, 32
+CONTEXT, TARGET = 64, 42
+
+
+def init(key):
+    """Parameters of the encoder and the predictor, one block each."""
+    keys = iter(jax.random.split(key, 16))
+
+    def matrix(rows, columns):
+        return jax.random.normal(next(keys), (rows, columns)) / math.sqrt(rows)
+
+    def block():
+        return {
+            "qkv": matrix(WIDTH, 3 * WIDTH),
+            "out": matrix(WIDTH, WIDTH),
+            "up": matrix(WIDTH, 4 * WIDTH),
+            "down": matrix(4 * WIDTH, WIDTH),
+        }
+
+    return {
+        "embed": matrix(PIXELS, WIDTH),
+        "positions": matrix(TOKENS, WIDTH),
+        "encoder": [block()],
+        "predictor": [block()],
+    }
+
+
+def standardize(tokens):
+    return jax.nn.standardize(tokens, axis=-1)
+
+
+def transform(blocks, tokens, valid):
+    """Attention to the valid tokens and an MLP, block by block: [n, WIDTH]."""
+    for block in blocks:
+        query, key, value = jnp.split(standardize(tokens) @ block["qkv"], 3, axis=-1)
+        scores = jnp.where(valid, query @ key.T / math.sqrt(WIDTH), -1e9)
+        tokens += jax.nn.softmax(scores) @ value @ block["out"]
+        tokens += jax.nn.relu(standardize(tokens) @ block["up"]) @ block["down"]
+    return standardize(tokens)
+
+
+def loss_of_sample(params, patches, context, targets):
+    """The error of the predicted features of every target, for one image."""
+    tokens = patches @ params["embed"] + params["positions"]
+    features = transform(params["encoder"], tokens, jnp.ones(TOKENS, bool))
+    seen = transform(params["encoder"], jm.take_tokens(tokens, context), context.valid)
+
+    def loss_of_target(target):
+        queries = jm.take_tokens(params["positions"], target)
+        valid = jnp.concatenate([context.valid, target.valid])
+        both = transform(params["predictor"], jnp.concatenate([seen, queries]), valid)
+        error = both[len(seen) :] - jax.lax.stop_gradient(jm.take_tokens(features, target))
+        return jnp.where(target.valid, jnp.square(error).mean(-1), 0).sum() / target.valid.sum()
+
+    return jax.vmap(loss_of_target)(targets).mean()
+
+
+def update(params, patches, context, targets):
+    def loss(params):
+        return jax.vmap(functools.partial(loss_of_sample, params))(patches, context, targets).mean()
+
+    return jax.tree.map(lambda old, slope: old - 0.01 * slope, params, jax.grad(loss)(params))
+
+
+@jax.jit
+def step_with_masks(params, patches, context, targets):
+    return update(params, patches, context, targets)
+
+
+@jax.jit
+def step_that_draws(params, patches, key, step):
+    def draw(key):
+        mask_key, context_key = jax.random.split(key)
+        context, targets = jm.presets.ijepa(mask_key, GRID)
+        return (
+            jm.token_indices(context, size=CONTEXT, key=context_key),
+            jax.vmap(functools.partial(jm.token_indices, size=TARGET))(targets),
+        )
+
+    keys = jax.random.split(jax.random.fold_in(key, step), len(patches))
+    return update(params, patches, *jax.vmap(draw)(keys))
+
+
+def block_of(rng, height, width):
+    top, left = rng.integers(GRID[0] - height + 1), rng.integers(GRID[1] - width + 1)
+    block = np.zeros(GRID, bool)
+    block[top : top + height, left : left + width] = True
+    return block
+
+
+def collate(rng, batch):
+    """Draws on the host: sizes shared by the batch, contexts cut to the shortest of them."""
+    count, aspect = int(TOKENS * rng.uniform(0.15, 0.2)), rng.uniform(0.75, 1.5)
+    height, width = round(math.sqrt(count * aspect)), round(math.sqrt(count / aspect))
+    side = round(math.sqrt(int(TOKENS * rng.uniform(0.85, 1))))
+    contexts, targets = [], []
+    for _ in range(batch):
+        blocks = [block_of(rng, height, width) for _ in range(4)]
+        contexts.append(np.flatnonzero(block_of(rng, side, side) & ~np.any(blocks, axis=0)))
+        targets.append([np.flatnonzero(block) for block in blocks])
+    shortest = min(map(len, contexts))
+    return [
+        jm.TokenIndices(np.asarray(lists, np.int32), np.ones(np.shape(lists), bool), TOKENS)
+        for lists in ([context[:shortest] for context in contexts], targets)
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20, help="of each loop (default 20)")
+    parser.add_argument("--batch", type=int, default=64, help="images a step (default 64)")
+    args = parser.parse_args()
+
+    compiled = []
+
+    def note(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    start_params = init(key)
+    patches = rng.normal(size=(args.batch, TOKENS, PIXELS)).astype(np.float32)
+    loops = {
+        "by a NumPy collator on the host": lambda params, _: step_with_masks(
+            params, patches, *collate(rng, args.batch)
+        ),
+        "in the step": lambda params, step: step_that_draws(params, patches, key, step),
+    }
+    print("| masks drawn | compilations | s compiling | s in all |")
+    print("|---|---:|---:|---:|")
+    for name, take_step in loops.items():
+        compiled.clear()
+        start, params = time.perf_counter(), start_params
+        for step in range(args.steps):
+            params = take_step(params, step)
+        jax.block_until_ready(params)
+        seconds = time.perf_counter() - start
+        print(f"| {name} | {len(compiled)} | {sum(compiled):.1f} | {seconds:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
