@@ -93,14 +93,17 @@ def computations(text):
     return parts, entry
 
 
-def called(line):
+def called(line, parts):
     """Yields the computations that a line calls, and how often."""
     if " while(" in line:
+        body, condition = (
+            re.search(rf"{part}=%?([\w.\-]+)", line)[1] for part in ("body", "condition")
+        )
         turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+        turns = turns or re.search(r"s32\[\]\S* constant\((\d+)\)", "".join(parts[condition]))
         if not turns:
             raise ValueError(f"the turns of this loop are not known: {line}")
-        for part in ("body", "condition"):
-            yield re.search(rf"{part}=%?([\w.\-]+)", line)[1], int(turns[1])
+        yield from ((body, int(turns[1])), (condition, int(turns[1])))
     elif " conditional(" in line:
         raise ValueError(f"the branch that is taken is not known: {line}")
     elif call := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
@@ -110,7 +113,7 @@ def called(line):
 def total(parts, name, cost):
     """Adds up the costs of a computation's lines, loops as often as they turn."""
     return sum(
-        cost(line) + sum(times * total(parts, other, cost) for other, times in called(line))
+        cost(line) + sum(times * total(parts, other, cost) for other, times in called(line, parts))
         for line in parts[name]
     )
 
@@ -135,6 +138,15 @@ def sort_words(key, mask, size):
     words = jax.random.bits(key, (mask.size,), jnp.uint32) >> 1
     words = jnp.where(mask.reshape(-1), words, jnp.uint32(1 << 31))
     return (words <= jnp.sort(words)[size - 1]).reshape(mask.shape)
+
+
+def enlarge(mask, grid):
+    """Repeats a frame, or whole cells, over the grid."""
+    if not isinstance(grid, tuple) or mask.ndim < len(grid):
+        return jnp.broadcast_to(mask, grid)
+    for axis, side in enumerate(grid):
+        mask = jnp.repeat(mask, side // mask.shape[axis], axis)
+    return mask
 
 
 def sort_numbers(mask, size):
@@ -163,7 +175,7 @@ def strategy_rows():
         functions = {name: with_key(lambda key: strategy(key, grid))}
         if drawn:
             functions["one sort of words"] = with_key(
-                lambda key: sort_words(key, jnp.ones(drawn, bool), size)
+                lambda key: enlarge(sort_words(key, jnp.ones(drawn, bool), size), grid)
             )
         return f"`{name}` {by(grid)}", functions, [key]
 
