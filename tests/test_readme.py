@@ -21,7 +21,10 @@ def test_python_blocks_run_in_order():
         exec(block, known)
     assert known["train_step"]._cache_size() == 1
     assert np.isfinite(known["loss"])
-    assert known["context"].sum() == 64
+    assert known["context_lists"].shape == (8, 28)
+    assert known["context_lists"].max() < 196
+    assert known["target_lists"].shape == (8, 4, 36)
+    assert known["target_lists"].max() < 196
     assert 0.0045 < (known["left"].sum((1, 2)) < 64).mean() < 0.0055
     assert known["hidden"].valid.all()
     assert (known["counts"][0], known["counts"][-1], len(known["counts"])) == (78, 157, 21)
