@@ -160,7 +160,10 @@ def by(grid: tuple[int, ...]) -> str:
 
 def sides(text: str) -> tuple[int, ...]:
     """Reads a grid."""
-    return tuple(map(int, text.split("x")))
+    try:
+        return tuple(map(int, text.split("x")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"write its sides as 14x14, not {text}") from error
 
 
 def assignment(text: str) -> tuple[str, Any]:

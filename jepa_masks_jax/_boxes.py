@@ -67,7 +67,7 @@ def random_union(
     num_boxes: int,
     size_draws: int,
     largest: Sequence[int],
-    place: Callable[..., PerAxis] = place,
+    draw_start: Callable[..., PerAxis] = place,
 ) -> jax.Array:
     """Draws a mask that is a union of boxes, each of its own size, and leaves at least one token.
 
@@ -78,7 +78,7 @@ def random_union(
         num_boxes: how many are drawn.
         size_draws: random words for each size.
         largest: a size that no box exceeds along any axis.
-        place: makes the starts from the draws, the sizes and the grid.
+        draw_start: makes the starts from the draws, the sizes and the grid.
 
     Returns:
         bool[*grid].
@@ -89,7 +89,7 @@ def random_union(
     draws = _draws.random_draws(key, num_draws + may_be_full)
     per_box = draws[:num_draws].reshape(num_boxes, draws_per_box).T
     size = clamp(draw_size(*per_box[:size_draws]), grid)
-    mask = union(place(per_box[size_draws:], size, grid), size, grid)
+    mask = union(draw_start(per_box[size_draws:], size, grid), size, grid)
     return leave_one(mask, jnp.all(mask), draws[-1]) if may_be_full else mask
 
 

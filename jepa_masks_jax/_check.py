@@ -15,6 +15,9 @@ Grid = Sequence[int]
 Range = Sequence[float]
 """A pair `(min, max)`."""
 
+Count = int | jax.Array
+"""A whole number: a Python or NumPy integer, or an integer array of shape (), traced or not."""
+
 MAX_TOKENS = 2**24
 MAX_BLOCKS = 2**16
 
@@ -24,13 +27,20 @@ def key(key: Any) -> jax.Array:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and (dtype != jnp.uint32 or shape == ()):
-        raise TypeError(f"key must be a JAX PRNG key, as jax.random.key(0) makes; got {key!r}")
+        raise TypeError(f"key must be a JAX PRNG key, as jax.random.key(0) makes; got {brief(key)}")
     if len(shape) != (0 if typed else 1):
         raise ValueError(
             f"key must be a single key, got an array of keys of shape {shape}; "
             "use jax.vmap for a batch"
         )
     return key
+
+
+def brief(value: Any) -> str:
+    """Returns an array's type and shape, which say more in an error than its numbers."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return repr(value) if not hasattr(value, "_fields") else type(value).__name__
 
 
 def refuse_tracer(name: str, value: Any) -> None:
@@ -43,7 +53,8 @@ def count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
     """Returns a whole number in `[low, high]`."""
     refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        advice = "; use round()" if isinstance(value, Real) and not isinstance(value, bool) else ""
+        raise TypeError(f"{name} must be an integer, got {value!r}{advice}")
     whole = int(value)
     if whole < low or (high is not None and whole > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
@@ -54,10 +65,6 @@ def count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
 def block_count(name: str, value: Any) -> int:
     """Returns a number of blocks."""
     return count(name, value, 1, MAX_BLOCKS)
-
-
-Count = int | jax.Array
-"""A whole number: a Python or NumPy integer, or an integer array of shape (), traced or not."""
 
 
 def any_count(name: str, value: Any, low: int, high: int) -> Count:
@@ -74,14 +81,17 @@ def any_count(name: str, value: Any, low: int, high: int) -> Count:
 
 
 def part_counts(*counts: Count) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Parts counts into arrays, which jit traces, and ints, which are static; None for the rest."""
+    """Parts counts into arrays, which jit traces, and ints, which are static; None for the rest.
+
+    A traced int would be moved to the device at each call.
+    """
     arrays = tuple(one if isinstance(one, jax.Array) else None for one in counts)
     return arrays, tuple(None if isinstance(one, jax.Array) else one for one in counts)
 
 
 def clamp_count(array: jax.Array, low: int, high: int) -> jax.Array:
     """Clamps an integer of any width into `[low, high]`: int32[]."""
-    widest = np.iinfo(array.dtype).max
+    widest = jnp.iinfo(array.dtype).max  # type: ignore[no-untyped-call]
     return jnp.clip(array, low, min(high, int(widest))).astype(jnp.int32)
 
 
@@ -168,7 +178,9 @@ def exact_count(
         if is_sequence(num_masked):
             return None, count_range("num_masked", num_masked, tokens - 1)
         masked = any_count("num_masked", num_masked, 1, tokens - 1)
-        return (masked, (1, tokens - 1)) if isinstance(masked, jax.Array) else (None, (masked,) * 2)
+        if isinstance(masked, jax.Array):
+            return masked, (1, tokens - 1)
+        return None, (masked, masked)
     if is_sequence(mask_ratio):
         pair = sequence("mask_ratio", mask_ratio, (2,), "a pair (min, max)")
         low, high = (fraction(f"mask_ratio[{i}]", part) for i, part in enumerate(pair))
@@ -211,7 +223,10 @@ def mask(name: str, mask: Any) -> jax.Array:
     """Returns a boolean array, traced or not, of rank one or more."""
     dtype, shape = getattr(mask, "dtype", None), getattr(mask, "shape", None)
     if dtype != np.bool_:
-        raise TypeError(f"{name} must be a boolean array, got {dtype or type(mask).__name__}")
+        advice = "; take one of its fields" if hasattr(mask, "_fields") else ""
+        raise TypeError(
+            f"{name} must be a boolean array, got {dtype or type(mask).__name__}{advice}"
+        )
     if not shape or 0 in shape:
         raise ValueError(f"{name} must have axes, none of length 0, got shape {shape}")
     return mask

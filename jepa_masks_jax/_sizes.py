@@ -60,8 +60,8 @@ def steps(low: Any, high: Any, unit: int) -> Steps:
     return Steps(first, math.floor(high * unit) - first, unit)
 
 
-def count_range(low: float, high: float) -> Steps:
-    """Returns the draw of a number of tokens, before it is rounded down: the finest in 32 bits."""
+def whole_steps(low: float, high: float) -> Steps:
+    """Returns the draw of a number that is then rounded down: the finest in 32 bits."""
     return steps(low, high, 1 << (_INT32_BITS - (math.floor(high) + 1).bit_length()))
 
 
@@ -70,14 +70,14 @@ def draw_steps(draws: jax.Array, real_range: Steps) -> jax.Array:
     return real_range.first + _draws.whole_below(draws, real_range.number)
 
 
-def draw_count(draws: jax.Array, tokens_range: Steps) -> jax.Array:
-    """Draws a number of tokens, rounded down."""
-    return lax.div(draw_steps(draws, tokens_range), jnp.int32(tokens_range.unit))
+def draw_whole(draws: jax.Array, real_range: Steps) -> jax.Array:
+    """Draws a number, rounded down."""
+    return lax.div(draw_steps(draws, real_range), jnp.int32(real_range.unit))
 
 
-def least_and_most(tokens_range: Steps) -> tuple[int, int]:
-    """The least and the greatest number that `draw_count` draws."""
-    return tokens_range.first // tokens_range.unit, tokens_range.last // tokens_range.unit
+def least_and_most(real_range: Steps) -> tuple[int, int]:
+    """The least and the greatest number that `draw_whole` draws."""
+    return real_range.first // real_range.unit, real_range.last // real_range.unit
 
 
 def aspect_unit(name: str, aspect_ratio: tuple[float, float], most: int, per_token: float) -> int:
@@ -91,7 +91,8 @@ def aspect_unit(name: str, aspect_ratio: tuple[float, float], most: int, per_tok
     low, high = aspect_ratio
     unit = int(2**_INT32_BITS // (per_token * max(most, 1) + 1))
     if unit * min(low, 1) < _COARSEST:
-        limit = int((2**_INT32_BITS / math.ceil(_COARSEST / min(low, 1)) - 1) / per_token)
+        coarsest = math.ceil(_COARSEST / max(min(low, 1), 1e-300))
+        limit = max(int((2**_INT32_BITS / coarsest - 1) / per_token), 0)
         raise ValueError(
             f"{name} from {low:g} to {high:g} leaves 32-bit arithmetic room for blocks of up to "
             f"{limit} tokens, and here a block may have {most}"
@@ -120,7 +121,7 @@ def log_uniform(low: float, high: float) -> np.ndarray:
 
     They are the middles of equal parts; from 0.3 to 1 / 0.3 they are 0.24 % apart.
     """
-    return np.geomspace(low, high, 2 * 1024 + 1)[1::2]
+    return np.clip(np.geomspace(low, high, 2 * 1024 + 1)[1::2], low, high)
 
 
 class JepaSizes(NamedTuple):
@@ -141,17 +142,17 @@ class JepaSizes(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def jepa_sizes(
-    name: str, counts: Steps, aspect_ratio: tuple[float, float], frame: tuple[int, ...]
-) -> JepaSizes:
-    """Plans the sizes of I-JEPA's and V-JEPA's blocks on one frame.
+def jepa_sizes(name: str, counts: Steps, aspect_ratio: tuple[float, float], rank: int) -> JepaSizes:
+    """Plans the sizes of I-JEPA's and V-JEPA's blocks; cached for eager calls.
 
-    Raises:
-        ValueError: naming the option `name`, if its aspect ratios are too wide a range or were
-            given for a sequence.
+    Args:
+        name: of the aspect ratio's option, for errors.
+        counts: tokens of a block, before they are rounded down.
+        aspect_ratio: `(min, max)`, the default on a sequence.
+        rank: 1 for a sequence, 2 for an image or a frame.
     """
     fewest, most = least_and_most(counts)
-    if len(frame) == 1:
+    if rank == 1:
         if aspect_ratio != JEPA_ASPECT_RATIO:
             raise ValueError(
                 f"{name} has no meaning on a sequence and must be {JEPA_ASPECT_RATIO}, "
@@ -176,22 +177,25 @@ def jepa_sizes(
     return JepaSizes(counts, aspects, tuple(widest))
 
 
-def refuse_thin_grid(grid: Sequence[int], sizes: JepaSizes, scale: str, aspect: str) -> None:
-    """Raises if no block that the sizes draw keeps `_THINNEST` of its tokens on the grid.
+def refuse_thin_grid(
+    grid: Sequence[int], frame: Sequence[int], sizes: JepaSizes, scale: str, aspect: str
+) -> None:
+    """Raises if no block that the sizes draw keeps `_THINNEST` of its tokens on a frame.
 
     Args:
-        grid: for the error; blocks are clamped to its last sides.
+        grid: for the error.
+        frame: the sides to which blocks are clamped.
         sizes: the plan.
         scale: the name of the scale's option.
         aspect: the name of the aspect ratio's option.
     """
     fewest = max(least_and_most(sizes.counts)[0], 1)
-    largest = sizes.largest_area(grid[-len(sizes.widest[0]) :])
+    largest = sizes.largest_area(frame)
     if largest < _THINNEST * fewest:
         raise ValueError(
             f"grid {tuple(grid)} is too thin: {scale} asks for blocks of at least {fewest} tokens, "
-            f"and blocks of this {aspect} have {largest} there at most; take the grid (length,) "
-            f"for a sequence, or another {aspect}"
+            f"and the largest block of this {aspect} holds {largest} there; take the grid "
+            f"(length,) for a sequence, or another {aspect}"
         )
 
 
@@ -199,7 +203,7 @@ def draw_jepa_size(
     count_draws: jax.Array, aspect_draws: jax.Array, sizes: JepaSizes
 ) -> tuple[jax.Array, ...]:
     """Draws the sides of blocks, not yet clamped to the grid: uint32 draws, int32 sides."""
-    count = draw_count(count_draws, sizes.counts)
+    count = draw_whole(count_draws, sizes.counts)
     if sizes.aspects is None:
         return (count,)
     aspect, unit = draw_steps(aspect_draws, sizes.aspects), jnp.int32(sizes.aspects.unit)

@@ -105,6 +105,7 @@ class MaskSpec:
             bool[*grid], True at the target tokens.
 
         Raises:
+            TypeError: if `grid` is not the sides of a grid.
             ValueError: if the grid has another number of tokens.
             MaskError: if `validate` fails.
         """
@@ -163,6 +164,7 @@ def to_mask_spec(mask: Any) -> MaskSpec:
 
     Raises:
         TypeError: if `mask` is traced or not a boolean array.
+        ValueError: if `mask` has no axis or an empty one.
         EmptyContextError: if every token is a target.
         EmptyTargetError: if no token is.
 

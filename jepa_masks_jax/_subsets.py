@@ -15,13 +15,13 @@ _OUTSIDE = 0xFFFFFFFF
 """Higher than any lot of 31 bits."""
 
 
-def draw_count(
+def clamp_or_draw_count(
     draw: jax.Array, number: jax.Array | None, count_range: tuple[int, int]
 ) -> jax.Array:
     """Clamps a number into its range, or draws one from it if there is none: int32[]."""
     least, most = count_range
     if number is None:
-        return least + _draws.whole_below(draw, most - least + 1)
+        return _draws.whole_between(draw, least, most)
     return _check.clamp_count(number, least, most)
 
 

@@ -3,12 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jepa_masks_jax import _check, _draws, _subsets
@@ -209,33 +207,44 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
 
 def _check_indices(indices: TokenIndices) -> None:
     if not isinstance(indices, TokenIndices):
-        raise TypeError(f"indices must be the TokenIndices of token_indices, got {indices!r}")
+        raise TypeError(
+            "indices must be the TokenIndices that token_indices(mask, size=K) returns, got "
+            f"{_check.brief(indices)}"
+        )
     index, valid = indices
-    if index.dtype != jnp.int32 or valid.dtype != jnp.bool_:
+    dtypes = [getattr(part, "dtype", type(part).__name__) for part in indices]
+    if dtypes != [jnp.int32, jnp.bool_]:
         raise TypeError(
             "indices must be the TokenIndices of token_indices, int32 and bool, "
-            f"got {index.dtype} and {valid.dtype}"
+            f"got {dtypes[0]} and {dtypes[1]}"
         )
     if index.ndim != 1 or valid.shape != index.shape:
         raise ValueError(
-            f"indices must be those of one mask, int32[size], got {index.shape}; use "
-            "jax.vmap(take_tokens) for a batch, with in_axes=(None, 0) for one sample's targets"
+            f"indices must be those of one mask, int32[size], got {index.shape}; use jax.vmap for "
+            "a batch"
         )
 
 
 @jax.jit
 def _take_tokens(tokens: jax.Array, indices: TokenIndices) -> jax.Array:
-    index = jnp.where(indices.valid, indices.indices, indices.num_tokens)
-    return jnp.take(tokens, index, axis=-2, mode="fill", fill_value=0)
+    return jnp.take(tokens, _padded(indices), axis=-2, mode="fill", fill_value=0)
+
+
+def _padded(indices: TokenIndices) -> jax.Array:
+    """Returns the indices with padding out of range, whatever stood there: int32[size]."""
+    return jnp.where(indices.valid, indices.indices, indices.num_tokens)
 
 
 def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
     """Puts tokens back where `take_tokens` took them from.
 
+    For a batch: `jax.vmap(functools.partial(put_tokens, fill=mask_token))(tokens, indices)`.
+
     Args:
         tokens: `[..., size, D]`, of any dtype, in the order of `indices`.
         indices: what `token_indices` returns for one mask.
-        fill: a number, or `[D]` such as a mask token, where no token is put.
+        fill: a number, or `[D]` such as a mask token, where no token is put; cast to the tokens'
+            dtype. A Python number is static.
 
     Returns:
         `[..., num_tokens, D]` of the tokens' dtype. Gradients flow to the valid tokens and to
@@ -258,32 +267,37 @@ def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> ja
         raise TypeError(f"tokens must be an array of shape [..., size, D], got {tokens!r}")
     if len(shape) < 2 or shape[-2] != size:
         raise ValueError(f"tokens must have shape [..., {size}, D], got {shape}")
+    if not hasattr(fill, "dtype") and not isinstance(fill, bool | int | float):
+        raise TypeError(f"fill must be a number or an array, got {fill!r}")
     if jnp.shape(fill) not in ((), shape[-1:]):
-        raise ValueError(f"fill must be a number or of shape {shape[-1:]}, got {jnp.shape(fill)}")
-    # A Python number is static: traced, each call would move it to the device.
-    number = fill if isinstance(fill, Real) and not hasattr(fill, "dtype") else None
-    return _put_tokens(tokens, indices, fill if number is None else None, number)
+        raise ValueError(
+            f"fill must be a number or of shape {shape[-1:]}, got shape {jnp.shape(fill)}"
+        )
+    if isinstance(fill, bool | int | float):
+        # Traced, each call would move it to the device.
+        return _put_tokens(tokens, indices, None, fill)
+    return _put_tokens(tokens, indices, fill, None)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _put_tokens(
-    tokens: jax.Array, indices: TokenIndices, fill: Any, number: Real | None
+    tokens: jax.Array, indices: TokenIndices, fill: Any, static_fill: float | None
 ) -> jax.Array:
     *batch, _, depth = tokens.shape
-    fill = number if fill is None else fill
+    fill = static_fill if fill is None else fill
     filled = jnp.broadcast_to(
         jnp.broadcast_to(jnp.asarray(fill).astype(tokens.dtype), (depth,)),
         (*batch, indices.num_tokens, depth),
     )
-    index = jnp.where(indices.valid, indices.indices, indices.num_tokens)
-    return filled.at[..., index, :].set(tokens, mode="drop")
+    return filled.at[..., _padded(indices), :].set(tokens, mode="drop")
 
 
 def squared_distance(mask: jax.Array) -> jax.Array:
     """Measures every token's squared distance to the nearest True one, in whole token units.
 
-    V-JEPA 2.1 weighs the loss on its context tokens by `squared_distance(target) ** -0.25`, the
-    distance to the power of -1/2.
+    V-JEPA 2.1 weights the loss on its context tokens by one over the root of the distance:
+    `squared_distance(target).astype(jnp.float32) ** -0.25`, which is infinite at the targets, where
+    the distance is 0: put `jnp.maximum(…, 1)` around the distance if the loss is masked there.
 
     Args:
         mask: bool[*grid], of any rank from 1, with at least one True token.
@@ -293,15 +307,15 @@ def squared_distance(mask: jax.Array) -> jax.Array:
 
     Raises:
         TypeError: if `mask` is not a boolean array.
-        ValueError: if `mask` has no axis or the squared diagonal of the grid exceeds 2**30.
+        ValueError: if `mask` has no axis or the diagonal of the grid reaches 2**15 tokens.
 
     Example:
         >>> squared_distance(jnp.array([[True, False, False], [False, False, False]])).tolist()
         [[0, 1, 4], [1, 2, 5]]
     """
     mask = _check.mask("mask", mask)
-    if sum((side - 1) ** 2 for side in mask.shape) > _FARTHEST:
-        raise ValueError(f"mask must have a diagonal of at most 2**15 tokens, got {mask.shape}")
+    if sum((side - 1) ** 2 for side in mask.shape) >= _FARTHEST:
+        raise ValueError(f"mask must have a diagonal of less than 2**15 tokens, got {mask.shape}")
     return _squared_distance(mask)
 
 
@@ -309,8 +323,8 @@ def squared_distance(mask: jax.Array) -> jax.Array:
 def _squared_distance(mask: jax.Array) -> jax.Array:
     nearest = jnp.where(mask, 0, jnp.int32(_FARTHEST))
     for axis, side in enumerate(mask.shape):
-        at = np.arange(side, dtype=np.int32)
-        apart = (at[:, None] - at) ** 2
+        at = lax.iota(jnp.int32, side)
+        apart = (at[:, None] - at[None]) ** 2
         lines = jnp.moveaxis(nearest, axis, -1)
         apart = apart.reshape(*[1] * (lines.ndim - 1), side, side)
         lines = jnp.min(lines[..., None, :] + apart, axis=-1)

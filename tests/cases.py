@@ -1,5 +1,6 @@
 """The calls that tests of transformations, strict modes and reproducibility run over."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -140,7 +141,17 @@ def _distance(key, grid):
     return jm.squared_distance(jm.block_mask(key, grid))
 
 
+def _counted(key, grid):
+    """Counts that are traced, one for each sample, some of them out of range."""
+    tokens = math.prod(grid)
+    count = jax.random.randint(jax.random.clone(key), (), -2, tokens + 2, np.int32)
+    mask = jm.random_mask(jax.random.clone(key), grid, num_masked=count)
+    clipped = jm.clip_count(jax.random.clone(key), mask, minimum=count // 2, maximum=count // 2)
+    return mask, clipped, jm.blockwise_mask(key, grid, num_masked=count, min_block=2)
+
+
 TOKENS = [
+    Case("traced-counts", _counted, ((6, 7),), {}),
     Case("put-tokens", _put, ((14, 14),), {}),
     Case("squared-distance", _distance, ((14, 14),), {}),
     Case("token-indices", _exact_context, ((14, 14),), {}),

@@ -493,7 +493,7 @@ def test_a_grid_too_thin_for_its_blocks(function, grid, options, least, largest)
         function(KEY, grid, **options)
     message = str(caught.value)
     assert f"at least {least} tokens" in message
-    assert f"have {largest} there at most" in message
+    assert f"holds {largest} there" in message
     assert "(length,)" in message
 
 
@@ -508,7 +508,7 @@ def test_a_grid_is_thin_below_two_fifths_of_the_least_count():
     options = {"num_blocks": 1, "aspect_ratio": (1.0, 1.0)}
     scale = 100 / 400
     jm.vjepa_mask(KEY, (4, 100), spatial_scale=(scale, scale), **options)
-    with pytest.raises(ValueError, match=r"at least 100 tokens, .* have 30 there"):
+    with pytest.raises(ValueError, match=r"at least 100 tokens, .* holds 30 there"):
         jm.vjepa_mask(KEY, (3, 100), spatial_scale=(100.5 / 300,) * 2, **options)
 
 
@@ -530,8 +530,13 @@ def test_the_reference_of_ijepa_knows_no_sequences():
     [((100,), 0.95, 10), ((10,), 0.95, 3), ((4,), 0.75, 2), ((6,), 0.99, 1)],
 )
 def test_spans_that_can_cover_everything(grid, mask_ratio, span):
-    with pytest.raises(ValueError, match=r"mask_ratio must leave context"):
+    with pytest.raises(ValueError, match=r"mask_ratio must be lower, or span: .* can cover all"):
         jm.span_mask(KEY, grid, mask_ratio=mask_ratio, span=span)
+
+
+def test_a_least_block_above_the_greatest():
+    with pytest.raises(ValueError, match=r"min_block must be at most max_block, got 16 and 9"):
+        jm.blockwise_mask(KEY, (14, 14), num_masked=20, max_block=9)
 
 
 def test_an_inverse_block_that_fits_with_no_aspect_ratio():
@@ -543,7 +548,7 @@ def test_an_inverse_block_that_fits_with_no_aspect_ratio():
         jm.inverse_block_mask(KEY, (14, 14), num_masked=(3, 5))
 
 
-@pytest.mark.parametrize("aspect", [(1e-300, 1e300), (1e-9, 1e9), (1e300, 1e300)])
+@pytest.mark.parametrize("aspect", [(1e-310, 1.0), (1e-300, 1e300), (1e-9, 1e9), (1e300, 1e300)])
 @pytest.mark.parametrize(
     ("function", "name"),
     [

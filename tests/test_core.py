@@ -186,14 +186,14 @@ def test_drawn_steps_stay_in_the_range_and_a_single_value_is_itself():
     ],
 )
 def test_drawn_counts_are_the_whole_parts_of_the_range(low, high):
-    drawn = _sizes.count_range(low, high)
+    drawn = _sizes.whole_steps(low, high)
     first, number, unit = drawn
     assert drawn.first + drawn.number <= INT32_MAX
     assert unit >= 2**5
     assert Fraction(low) - Fraction(1, unit) < Fraction(first, unit) <= Fraction(low)
     assert number == 0 or Fraction(drawn.last, unit) < Fraction(high)
     draws = np.concatenate([np.array(_EDGES, np.uint32), words(2, 200)])
-    got = np.asarray(_sizes.draw_count(draws, drawn))
+    got = np.asarray(_sizes.draw_whole(draws, drawn))
     np.testing.assert_array_equal(got, [(first + (int(w) * number >> 32)) // unit for w in draws])
     assert got.min() == math.floor(low)
     last = math.floor(low) if low == high else math.ceil(high) - 1
@@ -247,7 +247,7 @@ def _sizes_within(sizes):
     ids=str,
 )
 def test_plan_has_every_height_with_exactly_its_greatest_width(counts, aspect):
-    sizes = _sizes.jepa_sizes("some_aspect", _sizes.count_range(*counts), aspect, (9, 9))
+    sizes = _sizes.jepa_sizes("some_aspect", _sizes.whole_steps(*counts), aspect, 2)
     greatest = {}
     for height, width in _sizes_within(sizes):
         greatest[height] = max(greatest.get(height, 0), width)
@@ -277,8 +277,8 @@ def test_a_height_flips_at_the_very_step_beyond_its_tie():
 )
 def test_drawn_sizes_are_the_roots_of_what_is_drawn_also_on_large_grids(grid, scale, aspect):
     tokens = math.prod(grid)
-    counts = _sizes.count_range(*(tokens * end for end in scale))
-    sizes = _sizes.jepa_sizes("some_aspect", counts, aspect, grid)
+    counts = _sizes.whole_steps(*(tokens * end for end in scale))
+    sizes = _sizes.jepa_sizes("some_aspect", counts, aspect, 2)
     draws = words(5, 2, 1500)
     draws[:, : len(_EDGES)] = _EDGES
     got = quick(functools.partial(_sizes.draw_jepa_size, sizes=sizes))(*draws)

@@ -1,6 +1,9 @@
 """Counts may be traced: exact for every value, clamped beyond the range, compiled once."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import chex
 import jax
@@ -68,6 +71,38 @@ def test_a_count_for_each_sample_under_scan_and_shard_map():
     np.testing.assert_array_equal(quick(mapped)(keys, counts), expected)
 
 
+def check_on_eight_devices():
+    """The keys, the counts, or both, are the same on all devices."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def draw(keys, counts):
+        key, count = keys[0], counts[0]
+        blocks = jm.blockwise_mask(key, (6, 7), num_masked=count, min_block=2)
+        return jnp.stack([*map(jnp.ravel, (blocks, jm.random_mask(key, (6, 7), num_masked=count)))])
+
+    keys, counts = jax.random.split(KEY, 8), jnp.arange(5, 13, dtype=jnp.int32)
+    for sharded in ((True, False), (False, True), (True, True)):
+        specs = tuple(P("data") if s else P() for s in sharded)
+        args = [a if s else a[:1] for a, s in zip((keys, counts), sharded, strict=True)]
+        mapped = jax.shard_map(draw, mesh=mesh, in_specs=specs, out_specs=P("data"))
+        got = np.asarray(jax.jit(mapped)(*args)).reshape(8, 2, -1)
+        for i in range(8):
+            one = [a[i : i + 1] if s else a for a, s in zip(args, sharded, strict=True)]
+            np.testing.assert_array_equal(got[i], draw(*one), err_msg=str((sharded, i)))
+
+
+def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
+    flags = "--xla_force_host_platform_device_count=8"
+    run = subprocess.run(
+        [sys.executable, __file__],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert run.returncode == 0, run.stderr
+
+
 def test_a_maximum_below_the_minimum_wins():
     clip = quick(lambda low, high: jm.clip_count(KEY, CHECKERBOARD, minimum=low, maximum=high))
     assert clip(jnp.int32(9), jnp.int32(4)).sum() == 4
@@ -133,3 +168,7 @@ def test_whole_cells_are_masked_and_counted(grid, cell, count):
         assert (split == split.take([0], axis + 1)).all()
         cells = split.take(0, axis + 1)
     assert (cells.reshape(20, -1).sum(1) == count).all()
+
+
+if __name__ == "__main__":
+    check_on_eight_devices()

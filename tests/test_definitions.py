@@ -186,6 +186,7 @@ def test_span_mask_is_its_definition(grid, options):
         ((9, 12), {"num_masked": 70, "roll": False}),
         ((5, 30), {"mask_ratio": 0.3, "aspect_ratio": (0.1, 9.0)}),
         ((6, 6), {"num_masked": 35, "aspect_ratio": (1.0, 1.0)}),
+        ((20, 5), {"num_masked": 55, "aspect_ratio": (5, 5)}),  # 45 visible tokens: 15x3
         ((6, 6), {"num_masked": 1, "aspect_ratio": (1.0, 1.0), "roll": False}),
         ((1, 9), {"mask_ratio": 0.5, "aspect_ratio": (0.01, 1.0)}),
     ],
@@ -203,6 +204,13 @@ def test_inverse_block_mask_is_its_definition(grid, options):
         ((12, 9), {"num_masked": (1, 107), "min_block": 1, "aspect_ratio": (0.5, 3)}, 1, 107),
         ((7, 7), {"num_masked": 5, "min_block": 49, "aspect_ratio": (1.0, 1.0)}, 5, 5),
         ((2, 3), {"num_masked": 3, "min_block": 1}, 3, 3),
+        (  # areas of exactly 16, where products come closest to 32 bits
+            (14, 14),
+            {"num_masked": 64, "min_block": 16, "max_block": 16, "aspect_ratio": (1, 1)},
+            64,
+            64,
+        ),
+        ((14, 14), {"num_masked": 48, "max_block": 16, "aspect_ratio": (0.5, 1)}, 48, 48),
     ],
     ids=str,
 )

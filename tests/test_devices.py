@@ -4,6 +4,7 @@ The tests run this file as a program: with eight host devices, or as one of two 
 """
 
 import functools
+import math
 import os
 import re
 import socket
@@ -14,17 +15,33 @@ import chex
 import jax
 import numpy as np
 import pytest
-from cases import ALL
+from cases import ALL, Case
 from compiling import quick
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import jepa_masks_jax as jm
+
 FIRST = list({case.function: case for case in reversed(ALL)}.values())
+
+
+def take_and_put(key, grid):
+    """Tokens of each sample's own, which explicit axes shard as the keys are."""
+    tokens = jax.random.uniform(jax.random.clone(key), (math.prod(grid), 2))
+    indices = jm.token_indices(jm.block_mask(key, grid), size=40)
+    taken = jm.take_tokens(tokens, indices)
+    return taken, jm.put_tokens(taken, indices, fill=-1)
+
+
+OWN_TOKENS = Case("own-tokens", take_and_put, ((14, 14),), {})
 CASES = {
     "auto": FIRST,
     "shard_map": FIRST,
     # Explicit axes refuse to gather from tokens that the batch shares.
-    "explicit": [case for case in FIRST if case.name not in ("take-tokens", "put-tokens")],
+    "explicit": [
+        *(case for case in FIRST if case.name not in ("take-tokens", "put-tokens")),
+        OWN_TOKENS,
+    ],
     "processes": [case for case in ALL if case.name in ("block", "ijepa", "vjepa-long", "random")],
 }
 BATCH = 16
@@ -116,7 +133,7 @@ def finish(*processes, timeout=240):
 
 @pytest.fixture(scope="module")
 def one_device():
-    used = [case for case in ALL if any(case in cases for cases in CASES.values())]
+    used = [case for case in [*ALL, OWN_TOKENS] if any(case in cases for cases in CASES.values())]
     masks = quick(lambda keys: drawn(used, keys))(step_keys(STEP))
     return lambda name: flat({case.name: masks[case.name] for case in CASES[name]})
 

@@ -270,7 +270,11 @@ def test_put_tokens_passes_gradients_to_the_tokens_and_to_the_fill():
     [
         (np.ones((4, 3)), 0, r"tokens must have shape \[\.\.\., 5, D\], got \(4, 3\)"),
         (np.ones(5), 0, "tokens must have shape"),
-        (np.ones((5, 3)), np.ones(2), r"fill must be a number or of shape \(3,\), got \(2,\)"),
+        (
+            np.ones((5, 3)),
+            np.ones(2),
+            r"fill must be a number or of shape \(3,\), got shape \(2,\)",
+        ),
     ],
 )
 def test_put_tokens_refuses_other_shapes(tokens, fill, message):

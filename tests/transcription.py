@@ -248,7 +248,7 @@ def try_blocks(try_words, grid, num_masked, min_block, max_block=None, aspect_ra
     for aspect_word, area_word, *corner_words in try_words:
         rest = min(num_masked - mask.sum(), max_block or height * width)
         smallest, largest = sorted((min_block, rest))
-        area = smallest + (whole(area_word, 16 * (largest - smallest)) + 0.5) / 16
+        area = smallest + whole(area_word, 16 * (largest - smallest)) / 16
         aspect = log_uniform(aspect_word, *aspect_ratio)
         size = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         refused += 1

@@ -64,7 +64,7 @@ def block_mask(
     low, high = _check.real_range("target_scale", target_scale)
     aspect_ratio = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
     tokens = math.prod(grid[-2:])
-    counts = _sizes.count_range(tokens * low / num_targets + 0.5, tokens * high / num_targets + 0.5)
+    counts = _sizes.whole_steps(tokens * low / num_targets + 0.5, tokens * high / num_targets + 0.5)
     _, most = _sizes.least_and_most(counts)
     aspects = _sizes.aspect_range("target_aspect_ratio", aspect_ratio, most)
     return _block_mask(key, grid, _Plan(num_targets, counts, aspects))
@@ -87,7 +87,7 @@ class _Plan(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _block_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
     def draw_size(count_draws: jax.Array, aspect_draws: jax.Array) -> tuple[jax.Array, jax.Array]:
-        count = _sizes.draw_count(count_draws, plan.counts)
+        count = _sizes.draw_whole(count_draws, plan.counts)
         aspect = _sizes.draw_steps(aspect_draws, plan.aspects)
         height = _sizes.traced_rounded_sqrt(4 * count * aspect, jnp.int32(plan.aspects.unit))
         width = lax.div(count, jnp.maximum(height, 1))

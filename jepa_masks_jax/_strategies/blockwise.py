@@ -12,6 +12,8 @@ from jax import lax
 from jepa_masks_jax import _boxes, _check, _draws, _sizes, _subsets
 
 _TRIES = 24
+"""The fewest with which as many tokens are left to random completion as by the authors' loops."""
+
 _REFUSALS = 10
 """In a row, after which no more blocks are added."""
 
@@ -39,10 +41,9 @@ def blockwise_mask(
     `max_block`, a try draws an area `n` uniformly between `min_block` and `rest`, to a
     sixteenth of a token, and an aspect ratio `a`, one of 1,024 equally likely values of a
     log-uniform distribution. Its block is `round(sqrt(n * a))` tokens high and `round(sqrt(n / a))`
-    wide (half to even). If both are smaller than the grid's sides, the corner is uniform over every
-    position that keeps the block inside. The block is masked if it adds at least one token, and at
-    most `rest`. After ten refused blocks in a row, or all tries, uniformly random tokens make up
-    the count.
+    wide (half to even), and its corner is uniform over every position that keeps it inside. A block
+    as high or as wide as the grid is refused, and so is one that adds no token or more than `rest`.
+    After ten refused blocks in a row, or all tries, uniformly random tokens make up the count.
 
     A batch of DINOv3 masks half of its `B` crops, each with another count:
 
@@ -60,10 +61,12 @@ def blockwise_mask(
         num_masked: number of targets, from 1 to `tokens - 1`, an inclusive pair `(min, max)`, or an
             integer array of shape (), traced or not, which is clamped into that range. Exactly one
             of `mask_ratio` and `num_masked` is given.
-        min_block: least area of a block, from 1 to all tokens; less where fewer are missing.
-        max_block: greatest area of a block, from 1 to all tokens; all that are missing if None.
+        min_block: least area of a block, from 1 to all tokens, so that the default needs a grid of
+            16; less where fewer are missing.
+        max_block: greatest area of a block, from `min_block` to all tokens; all that are missing if
+            None.
         aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. For blocks of up to `n`
-            tokens, `n * max(1, max) / min(1, min)` can be up to about 2**19.
+            tokens (`max_block`), `n * max(1, max) / min(1, min)` can be up to about 2**19.
 
     Returns:
         bool[*grid] with exactly the count of targets.
@@ -88,14 +91,16 @@ def blockwise_mask(
     if min(grid) < 2:
         raise ValueError(f"grid must be at least 2 along each side, got {grid}")
     tokens = math.prod(grid)
-    number, count_range = _check.exact_count(mask_ratio, num_masked, tokens)
+    array, count_range = _check.exact_count(mask_ratio, num_masked, tokens)
     min_block = _check.count("min_block", min_block, 1, tokens)
     largest = tokens if max_block is None else _check.count("max_block", max_block, 1, tokens)
+    if min_block > largest:
+        raise ValueError(f"min_block must be at most max_block, got {min_block} and {largest}")
     ratio = _check.real_range("aspect_ratio", aspect_ratio, high=None)
     most = max(min_block, min(largest, count_range[1]))
     unit = _sizes.aspect_unit("aspect_ratio", ratio, most, 4 * _PARTS * max(ratio[1], 1))
     plan = _Plan(count_range, min_block, largest, ratio, unit)
-    return _blockwise_mask(key, number, grid, plan)
+    return _blockwise_mask(key, array, grid, plan)
 
 
 class _Plan(NamedTuple):
@@ -107,15 +112,19 @@ class _Plan(NamedTuple):
     """Steps to one of an aspect ratio."""
 
 
+def _aspects(plan: _Plan) -> np.ndarray:
+    """Returns the equally likely aspect ratios, in steps: int32[n]."""
+    return np.rint(plan.unit * _sizes.log_uniform(*plan.aspect_ratio)).astype(np.int32)
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _blockwise_mask(
-    key: jax.Array, number: jax.Array | None, grid: tuple[int, int], plan: _Plan
+    key: jax.Array, num_masked: jax.Array | None, grid: tuple[int, int], plan: _Plan
 ) -> jax.Array:
     draws = _draws.random_draws(key, 4 * _TRIES + math.prod(grid) + 1)
-    count = _subsets.draw_count(draws[-1], number, plan.count_range)
+    count = _subsets.clamp_or_draw_count(draws[-1], num_masked, plan.count_range)
     aspect_draws, *other_draws = draws[: 4 * _TRIES].reshape(_TRIES, 4).T
-    aspects = np.rint(plan.unit * _sizes.log_uniform(*plan.aspect_ratio)).astype(np.int32)
-    aspect = jnp.asarray(aspects)[_draws.whole_below(aspect_draws, len(aspects))]
+    aspect = _draws.entry_of(aspect_draws, _aspects(plan))
     unit = jnp.int32(_PARTS * plan.unit)
 
     def try_block(state: _State, one_try: tuple[jax.Array, ...]) -> tuple[_State, None]:
@@ -123,8 +132,8 @@ def _blockwise_mask(
         aspect, area_draw, *corner_draws = one_try
         rest = jnp.minimum(missing, plan.max_block)
         smallest, largest = jnp.minimum(plan.min_block, rest), jnp.maximum(plan.min_block, rest)
-        part = _PARTS * smallest + _draws.whole_below(area_draw, _PARTS * (largest - smallest))
-        four_n = 4 * part + 2  # four times the middle of the part
+        parts = _PARTS * smallest + _draws.whole_below(area_draw, _PARTS * (largest - smallest))
+        four_n = 4 * parts
         size = [
             _sizes.traced_rounded_sqrt(four_n * aspect, unit, half_even=True),
             _sizes.traced_rounded_sqrt(four_n * plan.unit, _PARTS * aspect, half_even=True),
@@ -137,8 +146,9 @@ def _blockwise_mask(
         missing = missing - jnp.where(accepted, num_new, 0)
         return (mask | (new & accepted), missing, jnp.where(accepted, 0, refused + 1)), None
 
-    empty = jnp.broadcast_to(draws[0] < 0, grid)  # varies as the draws do, for shard_map
-    state = empty, count, count & 0
+    # Varies as the draws and the count do, which shard_map asks of a carry.
+    zero = (draws[0] & 0).astype(jnp.int32) + (count & 0)
+    state = jnp.broadcast_to(zero != 0, grid), count + zero, zero
     (mask, missing, _), _ = lax.scan(try_block, state, (aspect, *other_draws), unroll=4)
     added = _subsets.random_subset(draws[4 * _TRIES : -1], ~mask.reshape(-1), missing)
     return mask | added.reshape(grid)

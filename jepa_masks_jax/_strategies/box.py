@@ -48,7 +48,7 @@ def box_mask(
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
     num_boxes = _check.block_count("num_boxes", num_boxes)
-    if placement not in ("inside", "centred"):
+    if not isinstance(placement, str) or placement not in ("inside", "centred"):
         raise ValueError(f"placement must be 'inside' or 'centred', got {placement!r}")
     plan = _Plan(num_boxes, _check_extent(extent, grid), placement == "centred")
     return _box_mask(key, grid, plan)
@@ -62,7 +62,7 @@ class _Plan(NamedTuple):
 
 
 def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    meaning = f"one entry for each of the {len(grid)} axes, such as ((2, 4),) on a sequence"
+    meaning = f"one entry for each axis, {len(grid)} in all, such as ((2, 4),) on a sequence"
     if not _check.is_sequence(extent) and getattr(extent, "ndim", 0) != 2:
         raise TypeError(f"extent must have {meaning}, got {extent!r}")
     if len(extent) != len(grid):
@@ -83,8 +83,7 @@ def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int], 
 def _box_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
     def draw_size(*draws: jax.Array) -> list[jax.Array]:
         return [
-            least + _draws.whole_below(draw, most - least + 1)
-            for draw, (least, most) in zip(draws, plan.extent, strict=True)
+            _draws.whole_between(draw, *pair) for draw, pair in zip(draws, plan.extent, strict=True)
         ]
 
     return _boxes.random_union(
@@ -94,7 +93,7 @@ def _box_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
         num_boxes=plan.num_boxes,
         size_draws=len(grid),
         largest=[most for _, most in plan.extent],
-        place=_place_centred if plan.centred else _boxes.place,
+        draw_start=_place_centred if plan.centred else _boxes.place,
     )
 
 

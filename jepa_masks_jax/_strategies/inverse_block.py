@@ -95,8 +95,7 @@ def _block_sizes(grid: tuple[int, int], plan: _Plan) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _inverse_block_mask(key: jax.Array, grid: tuple[int, int], plan: _Plan) -> jax.Array:
     size_draw, *corner_draws = _draws.random_draws(key, 3)
-    sizes = _block_sizes(grid, plan)
-    size = jnp.asarray(sizes)[_draws.whole_below(size_draw, len(sizes))]
+    size = [_draws.entry_of(size_draw, sides) for sides in _block_sizes(grid, plan).T]
     height, width = size
     corner = _boxes.place(corner_draws, (1, 1) if plan.roll else size, grid)
     row, column = (

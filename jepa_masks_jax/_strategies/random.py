@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ def random_mask(
     *,
     mask_ratio: float | _check.Range | None = None,
     num_masked: _check.Count | tuple[int, int] | None = None,
-    cell: _check.Grid | None = None,
+    cell: Sequence[int] | None = None,
 ) -> jax.Array:
     """Draws an exact number of target tokens, uniform without replacement.
 
@@ -27,13 +28,14 @@ def random_mask(
     Args:
         key: one PRNG key, typed or legacy.
         grid: one to four sides, at least two tokens.
-        mask_ratio: fraction of tokens in the target, in `(0, 1)`; the count is
+        mask_ratio: fraction of tokens (or cells) in the target, in `(0, 1)`; the count is
             `round(mask_ratio * tokens)` (half to even, as Python rounds), but at least 1 and at
             most `tokens - 1`. Or a pair `(min, max)`: the count is drawn uniformly between the two
             rounded counts.
-        num_masked: number of targets, from 1 to `tokens - 1`, or an inclusive pair `(min, max)`
-            from which it is drawn uniformly. Or an integer array of shape (), traced or not, which
-            is clamped into that range. Exactly one of `mask_ratio` and `num_masked` is given.
+        num_masked: number of target tokens (or cells), from 1 to one less than all, or an inclusive
+            pair `(min, max)` from which it is drawn uniformly. Or an integer array of shape (),
+            traced or not, which is clamped into that range. Exactly one of `mask_ratio` and
+            `num_masked` is given.
         cell: sides of a cell, which divide the grid's into at least two cells; single tokens if
             None.
 
@@ -120,6 +122,8 @@ def object_mask(
         ((7,), 2)
     """
     key, num_slots = _check.key(key), _check.count("num_slots", num_slots, 2, _check.MAX_TOKENS)
+    if num_masked is None:
+        raise TypeError("num_masked must be an integer or a pair (min, max), got None")
     return random_mask(key, (num_slots,), num_masked=num_masked)
 
 
@@ -143,7 +147,7 @@ def _random_mask(
     cells = tuple(side // part for side, part in zip(grid, cell, strict=True))
     num_cells = math.prod(cells)
     draws = _draws.random_draws(key, num_cells + 1)
-    count = _subsets.draw_count(draws[-1], num_masked, count_range)
+    count = _subsets.clamp_or_draw_count(draws[-1], num_masked, count_range)
     pool = jnp.ones(num_cells, bool)
     mask = _subsets.random_subset(draws[:-1], pool, count).reshape(cells)
     for axis, part in enumerate(cell):

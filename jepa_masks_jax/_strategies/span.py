@@ -31,7 +31,7 @@ def span_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: float, span: int
     Raises:
         TypeError: if `key` is not a key or an option is of the wrong type.
         ValueError: if `key` is a batch of keys, an option is out of its range, or so many spans
-            may be drawn that they can cover the sequence or outnumber the starts.
+            may be drawn that they can cover the sequence.
 
     Source:
         Baevski et al. (2020), "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
@@ -49,13 +49,12 @@ def span_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: float, span: int
     (length,) = grid
     span = _check.count("span", span, 1, length - 1)
     spans = mask_ratio * length / span
-    plan = _Plan(span, _sizes.count_range(spans, spans + 1))
+    plan = _Plan(span, _sizes.whole_steps(spans, spans + 1))
     _, most = _sizes.least_and_most(plan.counts)
-    if most * span >= length or most > length - span + 1:
+    if most * span >= length:
         raise ValueError(
-            f"mask_ratio must leave context: {most} spans of {span} tokens can be drawn, which can "
-            f"cover all {length} tokens or outnumber the {length - span + 1} starts; got "
-            f"{mask_ratio}"
+            f"mask_ratio must be lower, or span: {most} spans of {span} tokens can be drawn, which "
+            f"can cover all {length} tokens; got {mask_ratio}"
         )
     return _span_mask(key, grid, plan)
 
@@ -70,7 +69,7 @@ class _Plan(NamedTuple):
 def _span_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
     num_starts = math.prod(grid) - plan.span + 1
     draws = _draws.random_draws(key, num_starts + 1)
-    count = jnp.maximum(_sizes.draw_count(draws[-1], plan.counts), 1)
+    count = jnp.maximum(_sizes.draw_whole(draws[-1], plan.counts), 1)
     starts = _subsets.random_subset(draws[:-1], jnp.ones(num_starts, bool), count)
     # A token is masked where a span starts at it or up to `span - 1` tokens before.
     reach = plan.span - 1

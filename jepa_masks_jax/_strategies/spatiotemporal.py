@@ -59,7 +59,7 @@ def spatiotemporal_mask(
     extent = _check.count_range("temporal_extent", temporal_extent, _check.MAX_TOKENS)
     low, high = _check.real_range("spatial_scale", spatial_scale)
     tokens = math.prod(grid[-2:])
-    counts = _sizes.count_range(tokens * low + 0.5, tokens * high + 0.5)
+    counts = _sizes.whole_steps(tokens * low + 0.5, tokens * high + 0.5)
     return _spatiotemporal_mask(key, grid, _Plan(num_targets, extent, counts))
 
 
@@ -71,14 +71,14 @@ class _Plan(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _spatiotemporal_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    shortest, longest = plan.temporal_extent
+    _, longest = plan.temporal_extent
     _, most = _sizes.least_and_most(plan.counts)
     widest = _sizes.rounded_sqrt(4 * most)
 
     def draw_size(extent_draws: jax.Array, count_draws: jax.Array) -> tuple[jax.Array, ...]:
-        frames = shortest + _draws.whole_below(extent_draws, longest - shortest + 1)
+        frames = _draws.whole_between(extent_draws, *plan.temporal_extent)
         side = _sizes.traced_rounded_sqrt(
-            4 * _sizes.draw_count(count_draws, plan.counts), jnp.int32(1)
+            4 * _sizes.draw_whole(count_draws, plan.counts), jnp.int32(1)
         )
         return frames, side, side
 

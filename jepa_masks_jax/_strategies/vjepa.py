@@ -24,7 +24,7 @@ def vjepa_mask(
     aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
     max_temporal_keep: float = 1.0,
 ) -> jax.Array:
-    """Draws V-JEPA's target: a _boxes.union of blocks in space and time that share one size.
+    """Draws V-JEPA's target: the union of blocks in space and time that share one size.
 
     A block lasts `max(1, floor(frames * t))` frames, with `t` from `temporal_scale`. With
     `n = floor(height * width * s)`, `s` from `spatial_scale`, and an aspect ratio `a` it is
@@ -66,7 +66,8 @@ def vjepa_mask(
 
     Raises:
         TypeError: if `key` is not a key or an option is not a static number or a pair of them.
-        ValueError: if `key` is a batch of keys or an option is out of its range.
+        ValueError: if `key` is a batch of keys, an option is out of its range, or the grid is too
+            thin.
 
     Source:
         Bardes et al. (2024), "Revisiting Feature Prediction for Learning Visual Representations
@@ -86,13 +87,13 @@ def vjepa_mask(
     max_temporal_keep = _check.fraction("max_temporal_keep", max_temporal_keep, one=True)
     frames, *frame = _grids.as_frames(grid)
     tokens = math.prod(frame)
-    counts = _sizes.count_range(tokens * low, tokens * high)
-    sizes = _sizes.jepa_sizes("aspect_ratio", counts, ratio, tuple(frame))
-    _sizes.refuse_thin_grid(grid, sizes, "spatial_scale", "aspect_ratio")
+    counts = _sizes.whole_steps(tokens * low, tokens * high)
+    sizes = _sizes.jepa_sizes("aspect_ratio", counts, ratio, len(frame))
+    _sizes.refuse_thin_grid(grid, frame, sizes, "spatial_scale", "aspect_ratio")
     plan = _Plan(
         num_blocks=num_blocks,
         sizes=sizes,
-        extents=_sizes.count_range(frames * shortest, frames * longest),
+        extents=_sizes.whole_steps(frames * shortest, frames * longest),
         keep=max(1, math.floor(frames * max_temporal_keep)),
     )
     return _vjepa_mask(key, grid, plan)
@@ -125,7 +126,7 @@ def _vjepa_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array
     corner_draws = draws[3 : 3 + num_corner_draws].reshape(corners_shape)
 
     frame_size = _sizes.draw_jepa_size(count_draw, aspect_draw, plan.sizes)
-    extent = () if is_frame else (_sizes.draw_count(extent_draw, plan.extents),)
+    extent = () if is_frame else (_sizes.draw_whole(extent_draw, plan.extents),)
     size = _boxes.clamp((*extent, *frame_size), room)
     start = _boxes.place(jnp.moveaxis(corner_draws, -1, 0), size, room)
     covers = jax.vmap(lambda *start: jnp.all(_boxes.union(start, size, kept)))(*start)
