@@ -25,7 +25,10 @@ def test_python_blocks_run_in_order():
     assert known["context_lists"].max() < 196
     assert known["target_lists"].shape == (8, 4, 36)
     assert known["target_lists"].max() < 196
-    assert 0.0045 < (known["left"].sum((1, 2)) < 64).mean() < 0.0055
+    assert 0.994 < (known["clipped"].sum((1, 2)) == 64).mean() < 0.996
+    assert known["full"].shape == (8, 196, 32)
+    assert known["clip_lists"].shape == (8, 512)
+    assert known["clip_lists"].max() < 8 * 196
     assert known["hidden"].valid.all()
     assert (known["counts"][0], known["counts"][-1], len(known["counts"])) == (78, 157, 21)
     assert known["mask_at"]._cache_size() == known["masks_at"]._cache_size() == 1
