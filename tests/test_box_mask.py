@@ -74,7 +74,7 @@ def test_centres_are_uniform_over_all_tokens():
     ("options", "error", "message"),
     [
         ({"extent": 3}, TypeError, r"extent .*\(\(2, 4\),\)"),
-        ({"extent": (2, 4)}, ValueError, r"extent .*1 axes.*\(\(2, 4\),\)"),
+        ({"extent": (2, 4)}, ValueError, r"extent .*1 in all.*\(\(2, 4\),\)"),
         ({"extent": ((4, 2),)}, ValueError, r"extent\[0\]"),
         ({"extent": (0,)}, ValueError, r"extent\[0\]"),
         ({"extent": (2.0,)}, TypeError, r"extent\[0\]"),

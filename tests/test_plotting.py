@@ -175,7 +175,7 @@ def test_a_token_in_both_sets_is_shown_as_a_target():
     mask = jm.ContextTargetMasks(np.ones((2, 2), bool), both[None])
     centres = token_centres(canvas_of(mask), 2)
     assert tint_of(centres[both], WHITE) == 0
-    np.testing.assert_allclose(centres[~both], [CONTEXT])
+    np.testing.assert_allclose(centres[~both], [CONTEXT] * 3)
 
 
 def test_the_colours_are_distinct():

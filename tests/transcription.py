@@ -218,7 +218,7 @@ def span_mask(words, grid, mask_ratio, span):
 def log_uniform(word, low, high):
     """The middle of one of 1,024 equal parts of a logarithmic range."""
     part = (whole(word, 1024) + 0.5) / 1024
-    return math.exp(math.log(low) + part * (math.log(high) - math.log(low)))
+    return low * (high / low) ** part
 
 
 def inverse_block_mask(
