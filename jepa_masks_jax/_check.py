@@ -89,12 +89,6 @@ def part_counts(*counts: Count) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     return arrays, tuple(None if isinstance(one, jax.Array) else one for one in counts)
 
 
-def clamp_count(array: jax.Array, low: int, high: int) -> jax.Array:
-    """Clamps an integer of any width into `[low, high]`: int32[]."""
-    widest = jnp.iinfo(array.dtype).max  # type: ignore[no-untyped-call]
-    return jnp.clip(array, low, min(high, int(widest))).astype(jnp.int32)
-
-
 def flag(name: str, value: Any) -> bool:
     """Returns True or False."""
     if not isinstance(value, bool | np.bool_):

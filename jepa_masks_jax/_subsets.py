@@ -9,10 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jepa_masks_jax import _check, _draws
+from jepa_masks_jax import _draws
 
 _OUTSIDE = 0xFFFFFFFF
 """Higher than any lot of 31 bits."""
+
+
+def clamp_count(array: jax.Array, low: int, high: int) -> jax.Array:
+    """Clamps an integer of any width into `[low, high]`: int32[]."""
+    widest = jnp.iinfo(array.dtype).max  # type: ignore[no-untyped-call]
+    return jnp.clip(array, low, min(high, int(widest))).astype(jnp.int32)
 
 
 def clamp_or_draw_count(
@@ -22,7 +28,7 @@ def clamp_or_draw_count(
     least, most = count_range
     if number is None:
         return _draws.whole_between(draw, least, most)
-    return _check.clamp_count(number, least, most)
+    return clamp_count(number, least, most)
 
 
 def random_subset(draws: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Array:

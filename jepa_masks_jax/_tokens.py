@@ -96,7 +96,7 @@ def _clip_count(
     numbers: tuple[Any, ...],
 ) -> jax.Array:
     minimum, maximum = (
-        number if array is None else _check.clamp_count(array, 0, mask.size)
+        number if array is None else _subsets.clamp_count(array, 0, mask.size)
         for array, number in zip(arrays, numbers, strict=True)
     )
     chosen = mask.reshape(-1)
