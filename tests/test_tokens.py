@@ -312,3 +312,10 @@ def test_squared_distance_of_an_empty_mask_and_of_a_grid_too_long():
     assert (jm.squared_distance(np.zeros((2, 3), bool)) == 2**30).all()
     with pytest.raises(ValueError, match="diagonal"):
         jm.squared_distance(np.zeros(2**16, bool))
+
+
+def test_the_longest_sequence_whose_distances_fit_in_32_bits():
+    shapes = [jax.ShapeDtypeStruct((length,), jnp.bool_) for length in (2**15, 2**15 + 1)]
+    assert jax.eval_shape(jm.squared_distance, shapes[0]).dtype == jnp.int32
+    with pytest.raises(ValueError, match=r"mask must have a diagonal of less than 2\*\*15 tokens"):
+        jax.eval_shape(jm.squared_distance, shapes[1])
