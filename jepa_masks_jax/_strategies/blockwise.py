@@ -43,7 +43,9 @@ def blockwise_mask(
     log-uniform distribution. Its block is `round(sqrt(n * a))` tokens high and `round(sqrt(n / a))`
     wide (half to even), and its corner is uniform over every position that keeps it inside. A block
     as high or as wide as the grid is refused, and so is one that adds no token or more than `rest`.
-    After ten refused blocks in a row, or all tries, uniformly random tokens make up the count.
+    After ten refused blocks in a row, or all tries, uniformly random tokens make up the count: as
+    many as in the authors' loops, 0.05 to 0.6 a mask on average with the settings of BEiT, iBOT,
+    DINOv2 and DINOv3.
 
     A batch of DINOv3 masks half of its `B` crops, each with another count:
 
