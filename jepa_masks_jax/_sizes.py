@@ -206,10 +206,23 @@ def draw_jepa_size(
     count = draw_whole(count_draws, sizes.counts)
     if sizes.aspects is None:
         return (count,)
-    aspect, unit = draw_steps(aspect_draws, sizes.aspects), jnp.int32(sizes.aspects.unit)
+    return traced_sides(count, draw_steps(aspect_draws, sizes.aspects), sizes.aspects.unit)
+
+
+def traced_sides(
+    count: jax.Array, aspect: jax.Array, unit: int, parts: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """Returns `round(sqrt(n * a))` and `round(sqrt(n / a))`, half to even.
+
+    Args:
+        count: int32, `n` in `parts` to a token.
+        aspect: int32, `a` in steps of `1 / unit`.
+        unit: steps to one.
+        parts: parts to a token.
+    """
     return (
-        traced_rounded_sqrt(4 * count * aspect, unit, half_even=True),
-        traced_rounded_sqrt(4 * count * unit, aspect, half_even=True),
+        traced_rounded_sqrt(4 * count * aspect, jnp.int32(parts * unit), half_even=True),
+        traced_rounded_sqrt(4 * count * unit, parts * aspect, half_even=True),
     )
 
 

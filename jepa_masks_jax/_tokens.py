@@ -267,13 +267,14 @@ def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> ja
         raise TypeError(f"tokens must be an array of shape [..., size, D], got {tokens!r}")
     if len(shape) < 2 or shape[-2] != size:
         raise ValueError(f"tokens must have shape [..., {size}, D], got {shape}")
-    if not hasattr(fill, "dtype") and not isinstance(fill, bool | int | float):
+    is_number = isinstance(fill, int | float)
+    if not is_number and not hasattr(fill, "dtype"):
         raise TypeError(f"fill must be a number or an array, got {fill!r}")
     if jnp.shape(fill) not in ((), shape[-1:]):
         raise ValueError(
             f"fill must be a number or of shape {shape[-1:]}, got shape {jnp.shape(fill)}"
         )
-    if isinstance(fill, bool | int | float):
+    if is_number:
         # Traced, each call would move it to the device.
         return _put_tokens(tokens, indices, None, fill)
     return _put_tokens(tokens, indices, fill, None)

@@ -127,19 +127,14 @@ def _blockwise_mask(
     count = _subsets.clamp_or_draw_count(draws[-1], num_masked, plan.count_range)
     aspect_draws, *other_draws = draws[: 4 * _TRIES].reshape(_TRIES, 4).T
     aspect = _draws.entry_of(aspect_draws, _aspects(plan))
-    unit = jnp.int32(_PARTS * plan.unit)
 
     def try_block(state: _State, one_try: tuple[jax.Array, ...]) -> tuple[_State, None]:
         mask, missing, refused = state
         aspect, area_draw, *corner_draws = one_try
         rest = jnp.minimum(missing, plan.max_block)
         smallest, largest = jnp.minimum(plan.min_block, rest), jnp.maximum(plan.min_block, rest)
-        parts = _PARTS * smallest + _draws.whole_below(area_draw, _PARTS * (largest - smallest))
-        four_n = 4 * parts
-        size = [
-            _sizes.traced_rounded_sqrt(four_n * aspect, unit, half_even=True),
-            _sizes.traced_rounded_sqrt(four_n * plan.unit, _PARTS * aspect, half_even=True),
-        ]
+        area = _PARTS * smallest + _draws.whole_below(area_draw, _PARTS * (largest - smallest))
+        size = _sizes.traced_sides(area, aspect, plan.unit, _PARTS)
         fits = (size[0] < grid[0]) & (size[1] < grid[1])
         start = _boxes.place(corner_draws, size, grid)
         new = _boxes.each_box(start, size, grid) & ~mask

@@ -153,7 +153,7 @@ def blocks_until_exact(rng, grid, num_masked, min_block):
     mask, refused = np.zeros(grid, bool), 0
     while mask.sum() < num_masked and refused < 10:
         rest = num_masked - mask.sum()
-        area = rng.uniform(min_block, rest) if rest > min_block else rng.uniform(rest, min_block)
+        area = min_block + rng.random() * (rest - min_block)
         aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         refused += 1
