@@ -1,6 +1,7 @@
 """Settings of the whole suite."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,13 @@ hypothesis.settings.register_profile(
     "suite", deadline=None, derandomize=True, max_examples=50, print_blob=True
 )
 hypothesis.settings.load_profile("suite")
+
+# Most of a test is compilation, which takes a third of the time without optimisation. The masks
+# must not depend on it: test_reproducibility.py draws them with every optimisation, as users do.
+_FLAGS = ["--xla_backend_optimization_level=0"]
+if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # later ones need it for loops
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
 # Many files draw the same masks: what one has compiled, the others and the next run read.
 _CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"

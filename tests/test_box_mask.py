@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from scipy import stats
 from transcription import clamp, leave_one, whole
 
@@ -55,7 +54,7 @@ def test_box_mask_is_its_definition(grid, num_boxes, extent, placement):
     draw = jax.vmap(
         lambda key: jm.box_mask(key, grid, num_boxes=num_boxes, extent=extent, placement=placement)
     )
-    masks = quick(draw)(keys)
+    masks = jax.jit(draw)(keys)
     words = jax.vmap(lambda key: jax.random.bits(key, (256,), jnp.uint32))(keys)
     for mask, row in zip(np.asarray(masks), np.asarray(words), strict=True):
         np.testing.assert_array_equal(mask, transcribed(row, grid, num_boxes, extent, placement))
@@ -66,7 +65,7 @@ def test_centres_are_uniform_over_all_tokens():
     draw = jax.vmap(
         lambda key: jm.box_mask(key, (4, 5), num_boxes=1, extent=(1, 1), placement="centred")
     )
-    counts = np.asarray(quick(draw)(keys)).sum(0).ravel()
+    counts = np.asarray(jax.jit(draw)(keys)).sum(0).ravel()
     assert stats.chisquare(counts).pvalue > 1e-6
 
 
@@ -92,7 +91,7 @@ def test_options_that_are_refused(options, error, message):
 def test_neither_side_is_empty_where_boxes_can_cover_everything():
     cases = list(itertools.product([(2,), (1, 2), (2, 1, 1, 1)], [None, 1, (1, 2)]))
 
-    @quick
+    @jax.jit
     @jax.vmap
     def draw(key):
         return [

@@ -62,13 +62,6 @@ STRATEGIES = [name for name in FUNCTIONS if name.endswith(("_mask", "_masks"))]
 PRESETS = [name for name in FUNCTIONS if name not in STRATEGIES]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

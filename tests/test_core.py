@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 
 import jepa_masks_jax as jm
 from jepa_masks_jax import _boxes, _draws, _sizes
@@ -37,7 +36,7 @@ _NUMBERS = [0, 1, 2, 3, 5, 7, 196, 2**16 - 1, 2**16, 2**16 + 1, 2**24, 2**30 + 1
 
 def test_whole_below_is_the_high_word_of_the_product():
     draws = np.concatenate([np.array(_EDGES, np.uint32), words(0, 3000)])
-    draw = quick(jax.vmap(jax.vmap(_draws.whole_below, (0, None)), (None, 0)))
+    draw = jax.jit(jax.vmap(jax.vmap(_draws.whole_below, (0, None)), (None, 0)))
     got = draw(draws, np.array(_NUMBERS, np.int32))
     assert got.dtype == jnp.int32
     expected = [[int(word) * n >> 32 for word in draws] for n in _NUMBERS]
@@ -60,7 +59,7 @@ def test_whole_below_changes_exactly_at_the_thresholds():
 
 def test_random_draws_are_the_first_of_more():
     counts = (0, 1, 2, 15, 16, 17, 39, 40)
-    draw = quick(lambda key: [_draws.random_draws(key, count) for count in counts])
+    draw = jax.jit(lambda key: [_draws.random_draws(key, count) for count in counts])
     *fewer, most = draw(jax.random.key(3))
     assert most.dtype == jnp.uint32
     for count, draws in zip(counts[:-1], fewer, strict=True):
@@ -92,7 +91,7 @@ def test_rounded_sqrt_is_exact_in_python_and_traced(half_even):
     pairs = [(four_x, d) for four_x, d in _quotients() if 0 <= four_x <= INT32_MAX]
     expected = [root(Fraction(four_x, 4 * d), half_even=half_even) for four_x, d in pairs]
     assert [_sizes.rounded_sqrt(*pair, half_even=half_even) for pair in pairs] == expected
-    traced = quick(functools.partial(_sizes.traced_rounded_sqrt, half_even=half_even))
+    traced = jax.jit(functools.partial(_sizes.traced_rounded_sqrt, half_even=half_even))
     got = traced(*np.array(pairs, np.int32).T)
     assert got.dtype == jnp.int32
     np.testing.assert_array_equal(got, expected)
@@ -260,7 +259,7 @@ def test_a_height_flips_at_the_very_step_beyond_its_tie():
     for first, last, expected in [(24, 25, {2}), (24, 26, {2, 3}), (25, 25, {2}), (26, 26, {3})]:
         heights = {root(Fraction(aspect, 4), half_even=True) for aspect in range(first, last + 1)}
         assert heights == expected
-        got = quick(functools.partial(_sizes.traced_rounded_sqrt, half_even=True))(
+        got = jax.jit(functools.partial(_sizes.traced_rounded_sqrt, half_even=True))(
             4 * np.arange(first, last + 1, dtype=np.int32), jnp.int32(4)
         )
         assert set(got.tolist()) == expected
@@ -281,7 +280,7 @@ def test_drawn_sizes_are_the_roots_of_what_is_drawn_also_on_large_grids(grid, sc
     sizes = _sizes.jepa_sizes("some_aspect", counts, aspect, 2)
     draws = words(5, 2, 1500)
     draws[:, : len(_EDGES)] = _EDGES
-    got = quick(functools.partial(_sizes.draw_jepa_size, sizes=sizes))(*draws)
+    got = jax.jit(functools.partial(_sizes.draw_jepa_size, sizes=sizes))(*draws)
     unit = sizes.aspects.unit
     expected, widest = [], {}
     for height, width in sizes.widest:
@@ -299,7 +298,7 @@ def test_drawn_sizes_are_the_roots_of_what_is_drawn_also_on_large_grids(grid, sc
 
 def test_ijepa_block_of_two_thousand_tokens_a_side():
     options = {"num_targets": 1, "target_scale": (0.25, 0.25), "target_aspect_ratio": (0.5, 0.5)}
-    draw = quick(lambda key: jm.ijepa_masks(key, (2000, 2000), **options).targets)
+    draw = jax.jit(lambda key: jm.ijepa_masks(key, (2000, 2000), **options).targets)
     targets = draw(jax.random.key(0))
     rows, columns = np.asarray(targets[0].any(1)).sum(), np.asarray(targets[0].any(0)).sum()
     # sqrt(1_000_000 * 0.5) = 707.1, sqrt(1_000_000 / 0.5) = 1414.2
@@ -370,7 +369,7 @@ _NUM_BOXES = (1, 31, 32, 33, 64)
 def test_boxes_and_their_union_are_those_of_a_loop(grid):
     rng = np.random.default_rng(7)
 
-    @quick
+    @jax.jit
     def draw(cases):
         return [
             jax.vmap(functools.partial(f, grid=grid))(*case)
@@ -403,7 +402,7 @@ def test_boxes_and_their_union_are_those_of_a_loop(grid):
 def test_each_box_of_a_union_is_in_it(n):
     # Box i is token i alone: a union without any one of them would miss its token.
     start = (np.arange(n, dtype=np.int32), np.zeros(n, np.int32))
-    got = quick(lambda start: _boxes.union(start, (1, 1), (n + 1, 2)))(start)
+    got = jax.jit(lambda start: _boxes.union(start, (1, 1), (n + 1, 2)))(start)
     np.testing.assert_array_equal(got, [[i < n, False] for i in range(n + 1)])
 
 
@@ -413,7 +412,7 @@ def test_leave_one_clears_each_token_for_its_share_of_the_draws(shape):
     first = [-(-(i << 32) // tokens) for i in range(tokens + 1)]
     draws = np.array([*first[:-1], *(word - 1 for word in first[1:])], np.uint32)
     full = np.ones(shape, bool)
-    leave = quick(jax.vmap(_boxes.leave_one, (None, None, 0)))
+    leave = jax.jit(jax.vmap(_boxes.leave_one, (None, None, 0)))
     left = np.asarray(leave(full, True, draws)).reshape(2, tokens, tokens)
     np.testing.assert_array_equal(left, [~np.eye(tokens, dtype=bool)] * 2)
     mask = np.arange(tokens).reshape(shape) % 2 == 0
@@ -429,6 +428,6 @@ def test_count_before_is_the_cumulative_sum(height, width):
     masks = rng.random((21, height, width)) < chance
     flat = masks.reshape(21, -1)
     expected = (np.cumsum(flat, axis=1) - flat).reshape(masks.shape)
-    got = quick(jax.vmap(ijepa._count_before))(masks)
+    got = jax.jit(jax.vmap(ijepa._count_before))(masks)
     assert got.dtype == jnp.int32
     np.testing.assert_array_equal(got, expected)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
@@ -33,16 +32,16 @@ def clipped(key, count):
 def test_every_value_from_below_0_to_above_all_tokens_is_exact_or_clamped(dtype):
     values = np.arange(-3 if jnp.issubdtype(dtype, jnp.signedinteger) else 0, 127).astype(dtype)
     keys = jax.random.split(KEY, len(values))
-    masks = quick(jax.vmap(drawn))(keys, values)
+    masks = jax.jit(jax.vmap(drawn))(keys, values)
     np.testing.assert_array_equal(masks.sum((1, 2)), np.clip(values.astype(int), 1, 11))
-    masks = quick(jax.vmap(clipped))(keys, values)
+    masks = jax.jit(jax.vmap(clipped))(keys, values)
     np.testing.assert_array_equal(masks.sum((1, 2)), np.clip(values.astype(int), 0, 12))
 
 
 @pytest.mark.parametrize("function", [drawn, clipped])
 def test_a_traced_count_draws_the_mask_of_the_number(function):
-    numbers = quick(lambda key: [function(key, count) for count in range(1, 12)])(KEY)
-    traced = quick(function)
+    numbers = jax.jit(lambda key: [function(key, count) for count in range(1, 12)])(KEY)
+    traced = jax.jit(function)
     for count, expected in enumerate(numbers, 1):
         np.testing.assert_array_equal(traced(KEY, jnp.int32(count)), expected)
         np.testing.assert_array_equal(function(KEY, jnp.int16(count)), expected)
@@ -62,13 +61,13 @@ def test_a_thousand_values_of_a_schedule_compile_once():
 
 def test_a_count_for_each_sample_under_scan_and_shard_map():
     keys, counts = jax.random.split(KEY, 11), jnp.arange(1, 12, dtype=jnp.int32)
-    expected = quick(jax.vmap(drawn))(keys, counts)
-    _, scanned = quick(lambda *xs: lax.scan(lambda c, x: (c, drawn(*x)), 0, xs))(keys, counts)
+    expected = jax.jit(jax.vmap(drawn))(keys, counts)
+    _, scanned = jax.jit(lambda *xs: lax.scan(lambda c, x: (c, drawn(*x)), 0, xs))(keys, counts)
     np.testing.assert_array_equal(scanned, expected)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = P("data")
     mapped = jax.shard_map(jax.vmap(drawn), mesh=mesh, in_specs=(spec, spec), out_specs=spec)
-    np.testing.assert_array_equal(quick(mapped)(keys, counts), expected)
+    np.testing.assert_array_equal(jax.jit(mapped)(keys, counts), expected)
 
 
 def check_on_eight_devices():
@@ -80,20 +79,20 @@ def check_on_eight_devices():
         blocks = jm.blockwise_mask(key, (6, 7), num_masked=count, min_block=2)
         return jnp.stack([*map(jnp.ravel, (blocks, jm.random_mask(key, (6, 7), num_masked=count)))])
 
-    alone = quick(draw)
+    alone = jax.jit(draw)
     keys, counts = jax.random.split(KEY, 8), jnp.arange(5, 13, dtype=jnp.int32)
     for sharded in ((True, False), (False, True), (True, True)):
         specs = tuple(P("data") if s else P() for s in sharded)
         args = [a if s else a[:1] for a, s in zip((keys, counts), sharded, strict=True)]
         mapped = jax.shard_map(draw, mesh=mesh, in_specs=specs, out_specs=P("data"))
-        got = np.asarray(quick(mapped)(*args)).reshape(8, 2, -1)
+        got = np.asarray(jax.jit(mapped)(*args)).reshape(8, 2, -1)
         for i in range(8):
             one = [a[i : i + 1] if s else a for a, s in zip(args, sharded, strict=True)]
             np.testing.assert_array_equal(got[i], alone(*one), err_msg=str((sharded, i)))
 
 
 def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     run = subprocess.run(
         [sys.executable, __file__],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
@@ -105,7 +104,7 @@ def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
 
 
 def test_a_maximum_below_the_minimum_wins():
-    clip = quick(lambda low, high: jm.clip_count(KEY, CHECKERBOARD, minimum=low, maximum=high))
+    clip = jax.jit(lambda low, high: jm.clip_count(KEY, CHECKERBOARD, minimum=low, maximum=high))
     assert clip(jnp.int32(9), jnp.int32(4)).sum() == 4
     assert clip(jnp.int32(9), jnp.int32(8)).sum() == 8
     assert jm.clip_count(KEY, CHECKERBOARD, minimum=9, maximum=jnp.int32(7)).sum() == 7
@@ -143,7 +142,7 @@ def test_counts_and_cells_that_are_refused(call, error, message):
 def test_a_pair_of_ratios_draws_every_count_between():
     keys = jax.random.split(KEY, 2000)
     draw = functools.partial(jm.random_mask, grid=(10,), mask_ratio=(0.2, 0.5))
-    counts = quick(jax.vmap(draw))(keys).sum(1)
+    counts = jax.jit(jax.vmap(draw))(keys).sum(1)
     assert np.bincount(counts).tolist()[:2] == [0, 0]
     assert (np.bincount(counts)[2:] > 400).all()
     assert counts.max() == 5

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CLIPS, FIELD, RANDOM, TOKENS
-from compiling import quick
 from jax import export, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -53,7 +52,7 @@ def default_branch():
 
 @pytest.fixture(scope="module")
 def on_the_cpu():
-    return jax.tree.map(np.asarray, quick(drawn)(KEYS))
+    return jax.tree.map(np.asarray, jax.jit(drawn)(KEYS))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,10 +60,6 @@ def forced(on_the_cpu):
     with default_branch() as calls:
         yield
     assert calls
-
-
-def test_jit_and_vmap(on_the_cpu):
-    chex.assert_trees_all_equal(quick(drawn)(KEYS), on_the_cpu)
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
@@ -77,7 +72,7 @@ def test_scan(on_the_cpu):
     def step(number, key):
         return number + 1, {case.name: case(key) for case in CASES}
 
-    _, masks = quick(lambda keys: lax.scan(step, 0, keys))(KEYS)
+    _, masks = jax.jit(lambda keys: lax.scan(step, 0, keys))(KEYS)
     chex.assert_trees_all_equal(masks, on_the_cpu)
 
 
@@ -86,14 +81,14 @@ def test_every_check_in_32_and_64_bit_mode(enable_x64, on_the_cpu):
     with x64(enable_x64):
         keys = jnp.stack([jax.random.key(seed) for seed in range(3)])
         with every_check():
-            masks = quick(drawn)(keys)
+            masks = jax.jit(drawn)(keys)
     chex.assert_trees_all_equal(masks, on_the_cpu, strict=True)
 
 
 def test_one_export_for_cpu_cuda_and_tpu_holds_the_masks(on_the_cpu):
     draw = jax.jit(lambda keys: jax.tree.leaves(drawn(keys)))
     exported = export.export(draw, platforms=("cpu", "cuda", "tpu"))(KEYS)
-    masks = quick(export.deserialize(exported.serialize()).call)(KEYS)
+    masks = jax.jit(export.deserialize(exported.serialize()).call)(KEYS)
     chex.assert_trees_all_equal(masks, jax.tree.leaves(on_the_cpu))
 
 
@@ -115,7 +110,7 @@ def check_on_eight_devices():
             in_specs=specs,
             out_specs=out,
         )
-        got = np.asarray(quick(pick)(*inputs))
+        got = np.asarray(jax.jit(pick)(*inputs))
         for i in range(8 if any(sharded) else 1):
             one = [a[i] if s else a[0] for a, s in zip(arrays, sharded, strict=True)]
             np.testing.assert_array_equal(got[i], random_subset(*one), err_msg=str(sharded))
@@ -123,13 +118,10 @@ def check_on_eight_devices():
 
 @pytest.mark.parametrize("branch", ["cpu", "default"])
 def test_shard_map_over_eight_devices_with_each_input_sharded_or_replicated(branch):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     run = subprocess.run(
         [sys.executable, __file__, branch],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         timeout=240,

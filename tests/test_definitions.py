@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transcription
-from compiling import quick
 
 import jepa_masks_jax as jm
 
@@ -18,13 +17,13 @@ _WORDS = 320  # more than any mask below needs: a key's words do not depend on h
 @functools.cache
 def keys_and_words():
     keys = jax.random.split(jax.random.key(20), _KEYS)
-    words = quick(jax.vmap(lambda key: jax.random.bits(key, (_WORDS,), jnp.uint32)))(keys)
+    words = jax.jit(jax.vmap(lambda key: jax.random.bits(key, (_WORDS,), jnp.uint32)))(keys)
     return keys, np.asarray(words)
 
 
 def draw(function, keys, grid, **options):
     function = functools.partial(function, grid=grid, **options)
-    masks = quick(jax.vmap(function))(keys)
+    masks = jax.jit(jax.vmap(function))(keys)
     return jax.tree.map(np.asarray, masks)
 
 
@@ -356,7 +355,7 @@ def test_vjepa_block_lasts_two_of_eight_frames_and_late_frames_are_all_target(ke
 def test_random_subsets_are_their_definition(function, grid, shape, options, least, most):
     keys, words = keys_and_words()
     draw = jax.vmap(lambda key: function(key, grid, **options))
-    masks = np.asarray(quick(draw)(keys))
+    masks = np.asarray(jax.jit(draw)(keys))
     for i in range(0, _KEYS, 5):
         expected = transcription.random_mask(words[i], shape, least, most)
         np.testing.assert_array_equal(masks[i], np.broadcast_to(expected, masks[i].shape))

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import pytest
 from cases import ALL, Case
-from compiling import quick
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -84,7 +83,7 @@ def draw_on_eight_devices(folder):
     for name, (mesh, function) in programs.items():
         keys = jax.device_put(step_keys(STEP), NamedSharding(mesh, sharded))
         with jax.set_mesh(mesh):
-            program = quick(function).lower(keys).compile()
+            program = jax.jit(function).lower(keys).compile()
             masks = program(keys)
         with open(os.path.join(folder, f"{name}.txt"), "w") as file:
             file.write(program.as_text())
@@ -100,7 +99,7 @@ def draw_as_one_of_two(folder, address, process):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     shards = NamedSharding(mesh, P("data"))
 
-    @functools.partial(quick, out_shardings=shards)
+    @functools.partial(jax.jit, out_shardings=shards)
     def draw_step(step):
         return drawing("processes")(jax.lax.with_sharding_constraint(step_keys(step), shards))
 
@@ -111,7 +110,7 @@ def draw_as_one_of_two(folder, address, process):
 
 
 def start(num_devices, *arguments):
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}"
     return subprocess.Popen(
         [sys.executable, __file__, *map(str, arguments)],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
@@ -134,7 +133,7 @@ def finish(*processes, timeout=240):
 @pytest.fixture(scope="module")
 def one_device():
     used = [case for case in [*ALL, OWN_TOKENS] if any(case in cases for cases in CASES.values())]
-    masks = quick(lambda keys: drawn(used, keys))(step_keys(STEP))
+    masks = jax.jit(lambda keys: drawn(used, keys))(step_keys(STEP))
     return lambda name: flat({case.name: masks[case.name] for case in CASES[name]})
 
 

@@ -10,7 +10,6 @@ import math
 import jax
 import numpy as np
 import pytest
-from compiling import quick
 from scipy import stats
 
 import jepa_masks_jax as jm
@@ -22,7 +21,7 @@ def draw(function, count, seed, *args, **options):
     """Draws a batch of masks in one program."""
     keys = jax.random.split(jax.random.key(seed), count)
     draw = jax.vmap(lambda key: function(key, *args, **options))
-    return jax.tree.map(np.asarray, quick(draw)(keys))
+    return jax.tree.map(np.asarray, jax.jit(draw)(keys))
 
 
 def assert_uniform(values, num_values):
@@ -213,7 +212,7 @@ def test_ijepa_context_map_equals_its_mirror_images():
     assert mirror_chance(masks) > CHANCE
     shortest = int(masks.reshape(len(masks), -1).sum(1).min())
     keys = jax.random.split(jax.random.key(36), len(masks))
-    clip = quick(jax.vmap(functools.partial(jm.clip_count, maximum=shortest)))
+    clip = jax.jit(jax.vmap(functools.partial(jm.clip_count, maximum=shortest)))
     assert mirror_chance(np.asarray(clip(keys, masks))) > CHANCE
     assert mirror_chance(truncated(masks)) < CHANCE
 

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import numpy as np
-from compiling import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +22,7 @@ def draw_specs(seed, function, grid, **options):
     """Many masks of one grid."""
     keys = jax.random.split(jax.random.key(seed), _DRAWS)
     draw = jax.vmap(functools.partial(function, grid=grid, **options))
-    masks = quick(draw)(keys)
+    masks = jax.jit(draw)(keys)
     assert masks.shape == (_DRAWS, *grid)
     return [jm.to_mask_spec(mask) for mask in np.asarray(masks)]
 

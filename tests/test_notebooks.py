@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from compiling import QUICKLY
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -20,6 +19,7 @@ for package in ("flax", "ipykernel", "matplotlib", "optax", "orbax.checkpoint", 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TRAINING = "02_train_ijepa.ipynb"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+SMALL = {"JEPA_MASKS_NOTEBOOKS": "small"}
 REPORT = """
 import json
 print(json.dumps({
@@ -29,13 +29,6 @@ print(json.dumps({
     "accuracy": accuracy,
 }))
 """
-
-
-QUICK = {
-    "JEPA_MASKS_NOTEBOOKS": "small",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    "XLA_FLAGS": " ".join(f"--{option}={str(value).lower()}" for option, value in QUICKLY.items()),
-}
 
 
 def execute(name, folder, *, environment, last_cell=""):
@@ -79,11 +72,11 @@ def test_committed_notebook_holds_the_output_of_every_run_cell_and_is_small(name
 
 @pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != TRAINING])
 def test_notebook_runs_to_its_end(name, tmp_path):
-    assert execute(name, tmp_path, environment=QUICK, last_cell="print('end')") == "end\n"
+    assert execute(name, tmp_path, environment=SMALL, last_cell="print('end')") == "end\n"
 
 
 def test_training_compiles_each_step_once_and_the_loss_falls(tmp_path):
-    check_training(json.loads(execute(TRAINING, tmp_path, environment=QUICK, last_cell=REPORT)))
+    check_training(json.loads(execute(TRAINING, tmp_path, environment=SMALL, last_cell=REPORT)))
     assert not list(tmp_path.iterdir()), "a finished run leaves no checkpoint"
 
 

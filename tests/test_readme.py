@@ -21,7 +21,7 @@ def test_python_blocks_run_in_order():
         exec(block, known)
     assert known["train_step"]._cache_size() == 1
     assert np.isfinite(known["loss"])
-    assert known["context_lists"].indices.shape == (8, 28)
+    assert known["context_lists"].indices.shape == (8, 52)
     assert known["target_lists"].indices.shape == (8, 4, 36)
     assert known["clip_seen"].indices.shape == (8, 312)
     assert known["clip_hidden"].indices.shape == (8, 696)

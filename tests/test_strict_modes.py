@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from cases import ALL, MASKS
-from compiling import quick
 
 FIRST = list({case.function: case for case in reversed(ALL)}.values())
 """One case of each function, where compiling all of them would take too long."""
@@ -50,7 +49,7 @@ def test_masks_and_their_types_under_every_check_in_32_and_64_bit_mode(enable_x6
     with x64(enable_x64):
         keys = jax.vmap(jax.random.key)(SEEDS)
         with every_check():
-            masks = quick(draw)(keys)
+            masks = jax.jit(draw)(keys)
     expected = {case.name: eager[case.name] for case in cases}
     chex.assert_trees_all_equal(masks, expected, strict=True)
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from scipy import stats
 
 import jepa_masks_jax as jm
@@ -55,7 +54,7 @@ _TOKENS = [*range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65]
 def test_both_ways_pick_the_lowest_words_to_the_bit(tokens):
     draws, pool, count = cases(tokens, 200, 0)
     expected = [subset(*case) for case in zip(draws, pool, count, strict=True)]
-    for picked in quick(jax.vmap(both_ways))(draws, pool, count):
+    for picked in jax.jit(jax.vmap(both_ways))(draws, pool, count):
         assert picked.dtype == jnp.bool_
         np.testing.assert_array_equal(picked, expected)
 
@@ -72,7 +71,7 @@ def test_every_count_of_every_small_pool():
     ]
     expected = [subset(*case) for case in found]
     draw, pool, count = map(np.array, zip(*found, strict=True))
-    for picked in quick(jax.vmap(both_ways))(draw, pool, count.astype(np.int32)):
+    for picked in jax.jit(jax.vmap(both_ways))(draw, pool, count.astype(np.int32)):
         np.testing.assert_array_equal(picked, expected)
 
 
@@ -84,7 +83,7 @@ def test_every_subset_of_the_pool_is_equally_likely(pool, count):
         return random_subset(random_draws(key, pool.size), pool, jnp.int32(count))
 
     keys = jax.random.split(jax.random.key(40), 20_000)
-    masks = np.asarray(quick(jax.vmap(draw))(keys))
+    masks = np.asarray(jax.jit(jax.vmap(draw))(keys))
     assert not masks[:, ~pool].any()
     assert (masks.sum(1) == count).all()
     _, frequency = np.unique(masks @ (1 << np.arange(pool.size)), return_counts=True)
@@ -149,7 +148,7 @@ def test_both_ways_are_the_same_under_every_transformation(enable_x64):
         }
 
     with strict(enable_x64):
-        got = quick(run)(jnp.asarray(draws >> 1), jnp.asarray(counts))
+        got = jax.jit(run)(jnp.asarray(draws >> 1), jnp.asarray(counts))
     for name, masks in got.items():
         for mask in masks:
             assert mask.dtype == jnp.bool_

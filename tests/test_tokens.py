@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transcription
-from compiling import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -19,7 +18,7 @@ import jepa_masks_jax as jm
 
 
 def batched(function):
-    return quick(jax.vmap(function))
+    return jax.jit(jax.vmap(function))
 
 
 def random_masks(seed, grid, count):
