@@ -22,3 +22,9 @@ os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 _CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: at the end one of them would keep one worker busy alone."""
+    longest = {"test_notebooks.py", "test_transformations.py"}
+    items.sort(key=lambda item: item.path.name not in longest)
