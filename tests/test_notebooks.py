@@ -36,7 +36,7 @@ def execute(name, folder, *, environment, last_cell=""):
     notebook = nbformat.read(FOLDER / name, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(last_cell))
     client = nbclient.NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     client.execute(env=os.environ | environment)
     return "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
