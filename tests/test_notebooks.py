@@ -1,6 +1,6 @@
 """The notebooks run to their end, and training compiles each step once and lowers the loss.
 
-Here they run in the small setting; as a script, the training one with a full seed.
+Here they run in the small setting; as a script, the training one with one seed.
 """
 
 import json
@@ -81,7 +81,7 @@ def test_training_compiles_each_step_once_and_the_loss_falls(tmp_path):
 
 
 def main():
-    """Trains one full seed; fails if the context goes unread or the probe gains nothing."""
+    """Trains one seed; fails if the context goes unread or the probe gains nothing."""
     with tempfile.TemporaryDirectory() as folder:
         one_seed = {"JEPA_MASKS_NOTEBOOKS": "one seed"}
         report = json.loads(execute(TRAINING, folder, environment=one_seed, last_cell=REPORT))
