@@ -160,3 +160,6 @@ TOKENS = [
 
 ALL = MASKS + CLIPS + TOKENS
 """Every function that users call inside a jitted step, as a function of one key."""
+
+FIRST = list({case.function: case for case in reversed(ALL)}.values())
+"""One case of each function, where compiling all of them would take too long."""

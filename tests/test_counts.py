@@ -1,9 +1,6 @@
 """Counts may be traced: exact for every value, clamped beyond the range, compiled once."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import chex
 import jax
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from programs import finish, start
 
 import jepa_masks_jax as jm
 
@@ -92,15 +90,7 @@ def check_on_eight_devices():
 
 
 def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    run = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert run.returncode == 0, run.stderr
+    finish(start(__file__, num_devices=8))
 
 
 def test_a_maximum_below_the_minimum_wins():

@@ -6,8 +6,6 @@ other way is forced. The tests run this file as a program with eight host device
 
 import contextlib
 import itertools
-import os
-import subprocess
 import sys
 
 import chex
@@ -19,6 +17,7 @@ from cases import CLIPS, FIELD, RANDOM, TOKENS
 from jax import export, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from programs import finish, start
 from test_strict_modes import every_check, x64
 from transcription import random_subset
 
@@ -118,15 +117,7 @@ def check_on_eight_devices():
 
 @pytest.mark.parametrize("branch", ["cpu", "default"])
 def test_shard_map_over_eight_devices_with_each_input_sharded_or_replicated(branch):
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    run = subprocess.run(
-        [sys.executable, __file__, branch],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert run.returncode == 0, run.stderr
+    finish(start(__file__, branch, num_devices=8))
 
 
 if __name__ == "__main__":

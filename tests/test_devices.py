@@ -8,20 +8,18 @@ import math
 import os
 import re
 import socket
-import subprocess
 import sys
 
 import chex
 import jax
 import numpy as np
 import pytest
-from cases import ALL, Case
+from cases import ALL, FIRST, Case
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from programs import finish, start
 
 import jepa_masks_jax as jm
-
-FIRST = list({case.function: case for case in reversed(ALL)}.values())
 
 
 def take_and_put(key, grid):
@@ -109,27 +107,6 @@ def draw_as_one_of_two(folder, address, process):
     jax.distributed.shutdown()
 
 
-def start(num_devices, *arguments):
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}"
-    return subprocess.Popen(
-        [sys.executable, __file__, *map(str, arguments)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(*processes, timeout=240):
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=timeout)
-            assert process.returncode == 0, output
-    finally:
-        for process in processes:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def one_device():
     used = [case for case in [*ALL, OWN_TOKENS] if any(case in cases for cases in CASES.values())]
@@ -140,7 +117,7 @@ def one_device():
 @pytest.fixture(scope="module")
 def eight_devices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eight")
-    finish(start(8, "eight", folder))
+    finish(start(__file__, "eight", folder, num_devices=8))
     return folder
 
 
@@ -165,7 +142,10 @@ def test_two_processes_draw_the_masks_of_one(tmp_path, one_device):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host, port = free.getsockname()
-    finish(*(start(1, "two", tmp_path, f"{host}:{port}", process) for process in range(2)))
+    address = f"{host}:{port}"
+    finish(
+        *(start(__file__, "two", tmp_path, address, number, num_devices=1) for number in range(2))
+    )
     first, second = (dict(np.load(tmp_path / f"{process}.npz")) for process in range(2))
     assert all(len(masks) == BATCH // 2 for masks in first.values())
     together = jax.tree.map(lambda *halves: np.concatenate(halves), first, second)

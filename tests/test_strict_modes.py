@@ -6,10 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from cases import ALL, MASKS
-
-FIRST = list({case.function: case for case in reversed(ALL)}.values())
-"""One case of each function, where compiling all of them would take too long."""
+from cases import ALL, FIRST, MASKS
 
 SEEDS = np.arange(2)
 

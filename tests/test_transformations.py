@@ -9,13 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import ALL, MASKS
+from cases import ALL, FIRST, MASKS
 from jax import export, lax
 
 import jepa_masks_jax as jm
-
-FIRST = list({case.function: case for case in reversed(ALL)}.values())
-"""One case of each function, where compiling all of them would take too long."""
 
 SEEDS = range(3)
 KEYS = jnp.stack([jax.random.key(seed) for seed in SEEDS])
