@@ -29,12 +29,18 @@ from jepa_masks_jax._statistics import MaskStatistics, mask_statistics
 from jepa_masks_jax._strategies.block import block_mask
 from jepa_masks_jax._strategies.blockwise import blockwise_mask
 from jepa_masks_jax._strategies.box import box_mask
-from jepa_masks_jax._strategies.ijepa import ContextTargetMasks, ijepa_masks
+from jepa_masks_jax._strategies.ijepa import (
+    ContextTargetMasks,
+    IjepaCounts,
+    ijepa_counts,
+    ijepa_masks,
+)
 from jepa_masks_jax._strategies.inverse_block import inverse_block_mask
 from jepa_masks_jax._strategies.multi_block import multi_block_mask
 from jepa_masks_jax._strategies.random import object_mask, random_mask, random_tube_mask
 from jepa_masks_jax._strategies.span import span_mask
 from jepa_masks_jax._strategies.spatiotemporal import spatiotemporal_mask
+from jepa_masks_jax._strategies.top import top_mask
 from jepa_masks_jax._strategies.vjepa import vjepa_mask
 from jepa_masks_jax._tokens import (
     TokenIndices,
@@ -44,40 +50,54 @@ from jepa_masks_jax._tokens import (
     take_tokens,
     token_indices,
 )
+from jepa_masks_jax._within import inside
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
+    # JEPA
+    "ijepa_masks",
     "ContextTargetMasks",
-    "DuplicateIndexError",
+    "ijepa_counts",
+    "IjepaCounts",
+    "vjepa_mask",
+    # Random tokens
+    "random_mask",
+    "random_tube_mask",
+    "top_mask",
+    # BEiT, DINO, CAPI
+    "blockwise_mask",
+    "inverse_block_mask",
+    # Spans of a sequence, object slots, boxes
+    "span_mask",
+    "object_mask",
+    "box_mask",
+    # Published settings
+    "presets",
+    # From masks to tokens
+    "token_indices",
+    "TokenIndices",
+    "take_tokens",
+    "put_tokens",
+    "clip_count",
+    "squared_distance",
+    # Grids
+    "image_grid",
+    "video_grid",
+    "inside",
+    # On the host
+    "mask_statistics",
+    "MaskStatistics",
+    "to_mask_spec",
+    "to_mask_specs",
+    "MaskSpec",
+    "MaskError",
     "EmptyContextError",
     "EmptyTargetError",
     "IndexOutOfBoundsError",
-    "MaskError",
-    "MaskSpec",
-    "MaskStatistics",
-    "TokenIndices",
+    "DuplicateIndexError",
+    # Ports of jepa-rs
     "block_mask",
-    "blockwise_mask",
-    "box_mask",
-    "clip_count",
-    "ijepa_masks",
-    "image_grid",
-    "inverse_block_mask",
-    "mask_statistics",
-    "multi_block_mask",
-    "object_mask",
-    "presets",
-    "put_tokens",
-    "random_mask",
-    "random_tube_mask",
-    "span_mask",
     "spatiotemporal_mask",
-    "squared_distance",
-    "take_tokens",
-    "to_mask_spec",
-    "to_mask_specs",
-    "token_indices",
-    "video_grid",
-    "vjepa_mask",
+    "multi_block_mask",
 ]

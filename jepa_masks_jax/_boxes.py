@@ -1,13 +1,12 @@
 """Boxes: placing them, and making them masks. The core of every block strategy.
 
-The starts and the sizes of boxes are one array for each axis of the grid. A union gives every box
-one bit: a word for each row says which boxes reach it, another for each column, and a token is
-covered where the words of its row and column have a bit in common.
+Words, starts and sides have an entry for each axis of the grid: a number, or an array with one
+number for each box.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,109 +14,68 @@ import jax.numpy as jnp
 from jax import lax
 
 from jepa_masks_jax import _draws
+from jepa_masks_jax._within import TruePart
 
 PerAxis = Sequence[Any] | jax.Array
-"""For each axis of the grid a number, or an array of one number for each box."""
-
-_WORD = 32
 
 
-def can_cover(num_boxes: int, size: Sequence[int], grid: Sequence[int]) -> bool:
-    """Whether `num_boxes` boxes, none larger than `size`, can cover the grid."""
+def can_cover(num_boxes: int, sides: Sequence[int], grid: Sequence[int]) -> bool:
+    """Whether `num_boxes` boxes, none with longer sides, can cover the grid."""
     return num_boxes >= math.prod(
-        -(-side // max(part, 1)) for side, part in zip(grid, size, strict=True)
+        -(-length // max(side, 1)) for side, length in zip(sides, grid, strict=True)
     )
 
 
-def clamp(size: PerAxis, grid: Sequence[int]) -> tuple[jax.Array, ...]:
-    """Keeps sizes within the grid, and at least one token."""
-    return tuple(jnp.clip(part, 1, side) for part, side in zip(size, grid, strict=True))
-
-
-def place(draws: PerAxis, size: PerAxis, room: Sequence[int]) -> list[jax.Array]:
-    """Draws starts uniformly over every position that keeps a box inside the room."""
-    return [
-        _draws.whole_below(draw, side - part + 1)
-        for draw, part, side in zip(draws, size, room, strict=True)
-    ]
-
-
-def each_box(start: PerAxis, size: PerAxis, grid: Sequence[int]) -> jax.Array:
-    """Makes every box a mask: int32[*n] for each axis to bool[*n, *grid]."""
-    return _outer_and([_reach(*axis) for axis in zip(start, size, grid, strict=True)])
-
-
-def union(start: PerAxis, size: PerAxis, grid: Sequence[int]) -> jax.Array:
-    """Makes all boxes one mask: int32[n] for each axis to bool[*grid]."""
-    words = [_pack(_reach(*axis)) for axis in zip(start, size, grid, strict=True)]
-    return jnp.any(_outer_and(words) != 0, axis=0)
-
-
-def leave_one(mask: jax.Array, is_full: jax.Array, draw: jax.Array) -> jax.Array:
-    """Clears one uniformly random token of a mask that is full."""
-    number = lax.iota(jnp.int32, mask.size).reshape(mask.shape)
-    return mask & ~(is_full & (number == _draws.whole_below(draw, mask.size)))
-
-
-def random_union(
-    key: jax.Array,
-    grid: Sequence[int],
-    draw_size: Callable[..., PerAxis],
-    *,
-    num_boxes: int,
-    size_draws: int,
-    largest: Sequence[int],
-    draw_start: Callable[..., PerAxis] = place,
-) -> jax.Array:
-    """Draws a mask that is a union of boxes, each of its own size, and leaves at least one token.
-
-    Args:
-        key: one PRNG key.
-        grid: the static grid.
-        draw_size: makes the sizes, one entry for each axis, from `size_draws` arrays of uint32[n].
-        num_boxes: how many are drawn.
-        size_draws: random words for each size.
-        largest: a size that no box exceeds along any axis.
-        draw_start: makes the starts from the draws, the sizes and the grid.
+def words_of_boxes(
+    key: jax.Array, num_boxes: int, per_box: int, may_be_full: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Returns words for each box, and one more if the boxes may be full, for the token left out.
 
     Returns:
-        bool[*grid].
+        uint32[per_box, num_boxes] and uint32[].
     """
-    may_be_full = can_cover(num_boxes, largest, grid)
-    draws_per_box = size_draws + len(grid)
-    num_draws = num_boxes * draws_per_box
-    draws = _draws.random_draws(key, num_draws + may_be_full)
-    per_box = draws[:num_draws].reshape(num_boxes, draws_per_box).T
-    size = clamp(draw_size(*per_box[:size_draws]), grid)
-    mask = union(draw_start(per_box[size_draws:], size, grid), size, grid)
-    return leave_one(mask, jnp.all(mask), draws[-1]) if may_be_full else mask
+    count = num_boxes * per_box
+    words = _draws.random_words(key, count + may_be_full)
+    return words[:count].reshape(num_boxes, per_box).T, words[-1]
 
 
-def _reach(start: jax.Array, size: Any, side: int) -> jax.Array:
-    """Tells which places of one axis each box reaches: int32[*n] to bool[*n, side]."""
-    at = lax.broadcasted_iota(jnp.int32, (*start.shape, side), start.ndim)
-    stop = start + size
-    return (start[..., None] <= at) & (at < stop[..., None])
+def place_each(
+    words: PerAxis, sides: PerAxis, room: Sequence[Any], grid: Sequence[int]
+) -> jax.Array:
+    """Places boxes, each uniformly over every position that keeps it inside the room.
 
+    Args:
+        words: uint32[*n] for each axis.
+        sides: int32[*n] or int32[] for each axis, here cut to the room and made at least 1.
+        room: the side of the room along each axis, which starts at the first token.
+        grid: the static grid.
 
-def _pack(reached: jax.Array) -> jax.Array:
-    """Packs bool[n, side] into uint32[words, side], a bit for each box.
-
-    The bits of a word are distinct, so that their sum is their union.
+    Returns:
+        bool[*n, *grid].
     """
-    n, side = reached.shape
-    per_word = min(n, _WORD)
-    padded = jnp.pad(reached, ((0, -n % per_word), (0, 0))).reshape(-1, per_word, side)
-    bit = lax.broadcasted_iota(jnp.uint32, padded.shape, 1)
-    return jnp.sum(padded.astype(jnp.uint32) << bit, axis=1, dtype=jnp.uint32)
+    sides = [jnp.clip(side, 1, length) for side, length in zip(sides, room, strict=True)]
+    starts = [
+        _draws.below(word, length - side + 1)
+        for word, side, length in zip(words, sides, room, strict=True)
+    ]
+    return each_box(starts, sides, grid)
 
 
-def _outer_and(axes: Sequence[jax.Array]) -> jax.Array:
-    """ANDs [*n, side] of every axis at every token: [*n, *grid]."""
-    rank = len(axes)
+def each_box(starts: PerAxis, sides: PerAxis, grid: Sequence[int]) -> jax.Array:
+    """Makes every box a mask, cut off at the edges of the grid: bool[*n, *grid]."""
+    n, reached = starts[0].ndim, []
+    for axis, (start, side) in enumerate(zip(starts, sides, strict=True)):
+        at = lax.broadcasted_iota(jnp.int32, [1] * n + list(grid), n + axis)
+        start, stop = (jnp.expand_dims(x, range(n, n + len(grid))) for x in (start, start + side))
+        reached.append((start <= at) & (at < stop))
+    return functools.reduce(jnp.bitwise_and, reached)
 
-    def along(axis: int, values: jax.Array) -> jax.Array:
-        *n, side = values.shape
-        return values.reshape(*n, *(side if i == axis else 1 for i in range(rank)))
 
-    return functools.reduce(jnp.bitwise_and, [along(i, values) for i, values in enumerate(axes)])
+def token_left(part: TruePart, is_full: jax.Array, word: jax.Array) -> jax.Array:
+    """Picks one uniformly random token of the true part if a mask is full: bool[*grid]."""
+    return is_full & (part.place == _draws.below(word, part.tokens))
+
+
+def leave_one(mask: jax.Array, part: TruePart, word: jax.Array) -> jax.Array:
+    """Clears one uniformly random token of a mask that covers the true part."""
+    return mask & ~token_left(part, jnp.all(mask | ~part.inside), word)

@@ -15,9 +15,6 @@ Grid = Sequence[int]
 Range = Sequence[float]
 """A pair `(min, max)`."""
 
-Count = int | jax.Array
-"""A whole number: a Python or NumPy integer, or an integer array of shape (), traced or not."""
-
 MAX_TOKENS = 2**24
 MAX_BLOCKS = 2**16
 
@@ -43,50 +40,28 @@ def brief(value: Any) -> str:
     return repr(value) if not hasattr(value, "_fields") else type(value).__name__
 
 
-def refuse_tracer(name: str, value: Any) -> None:
-    """Raises if an option is traced, and says how it stays static."""
+def refuse_tracer(name: str, value: Any, instead: str = "") -> None:
+    """Raises if an option is traced, and says how it stays static or what is traced `instead`."""
     if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} is traced; close over it or make it static, got {value!r}")
+        raise TypeError(f"{name} is traced; close over it or make it static{instead}, got {value}")
 
 
-def count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+def whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
     """Returns a whole number in `[low, high]`."""
     refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         advice = "; use round()" if isinstance(value, Real) and not isinstance(value, bool) else ""
         raise TypeError(f"{name} must be an integer, got {value!r}{advice}")
-    whole = int(value)
-    if whole < low or (high is not None and whole > high):
-        wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be {wanted}, got {whole}")
-    return whole
+    integer = int(value)
+    if integer < low or (high is not None and integer > high):
+        accepted = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {accepted}, got {integer}")
+    return integer
 
 
 def block_count(name: str, value: Any) -> int:
-    """Returns a number of blocks."""
-    return count(name, value, 1, MAX_BLOCKS)
-
-
-def any_count(name: str, value: Any, low: int, high: int) -> Count:
-    """Returns a whole number in `[low, high]`, or an array for `clamp_count`."""
-    if not isinstance(value, jax.Array):
-        return count(name, value, low, high)
-    if not jnp.issubdtype(value.dtype, jnp.integer):
-        raise TypeError(f"{name} must be an integer, got {value.dtype}; use .astype(int)")
-    if value.shape:
-        raise ValueError(
-            f"{name} must be one integer, got shape {value.shape}; use jax.vmap for a batch"
-        )
-    return value
-
-
-def part_counts(*counts: Count) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Parts counts into arrays, which jit traces, and ints, which are static; None for the rest.
-
-    A traced int would be moved to the device at each call.
-    """
-    arrays = tuple(one if isinstance(one, jax.Array) else None for one in counts)
-    return arrays, tuple(None if isinstance(one, jax.Array) else one for one in counts)
+    """Returns a count of blocks."""
+    return whole(name, value, 1, MAX_BLOCKS)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -96,26 +71,38 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def number(name: str, value: Any) -> float:
-    """Returns a finite number."""
-    refuse_tracer(name, value)
+def choice(name: str, value: Any, choices: tuple[str, ...], renamed: dict[str, str]) -> str:
+    """Returns one of the words; an old word is refused with the new one in the message."""
+    if isinstance(value, str) and value in choices:
+        return value
+    now = (
+        f"; {value!r} is now {renamed[value]!r}"
+        if isinstance(value, str) and value in renamed
+        else ""
+    )
+    raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}{now}")
+
+
+def real(name: str, value: Any, instead: str = "") -> float:
+    """Returns a finite real number."""
+    refuse_tracer(name, value, instead)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
-        real = float(value)
+        finite = math.isfinite(value)
     except OverflowError:
-        real = math.inf
-    if not math.isfinite(real):
+        finite = False
+    if not finite:
         raise ValueError(f"{name} must be finite, got {value}")
-    return real
+    return float(value)
 
 
-def fraction(name: str, value: Any, *, one: bool = False) -> float:
-    """Returns a number in `(0, 1)`, or in `(0, 1]` where `one` is allowed."""
-    real = number(name, value)
-    if not (0 < real < 1 or (one and real == 1)):
+def fraction(name: str, value: Any, *, one: bool = False, instead: str = "") -> float:
+    """Returns a number in `(0, 1)`, or in `(0, 1]` if `one` is allowed."""
+    part = real(name, value, instead)
+    if not (0 < part < 1 or (one and part == 1)):
         raise ValueError(f"{name} must be in {'(0, 1]' if one else '(0, 1)'}, got {value}")
-    return real
+    return part
 
 
 def is_sequence(value: Any) -> bool:
@@ -138,7 +125,7 @@ def sequence(name: str, value: Any, lengths: tuple[int, ...], meaning: str) -> t
 def real_range(name: str, value: Any, high: float | None = 1.0) -> tuple[float, float]:
     """Returns a pair of numbers with `0 < min <= max`, and `max <= high` where it is given."""
     pair = sequence(name, value, (2,), "a pair (min, max)")
-    low, top = (number(f"{name}[{i}]", item) for i, item in enumerate(pair))
+    low, top = (real(f"{name}[{i}]", item) for i, item in enumerate(pair))
     if not 0 < low <= top or (high is not None and top > high):
         bound = "" if high is None else f" <= {high:g}"
         raise ValueError(f"{name} must satisfy 0 < min <= max{bound}, got {value!r}")
@@ -148,42 +135,10 @@ def real_range(name: str, value: Any, high: float | None = 1.0) -> tuple[float, 
 def count_range(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
     """Returns an inclusive pair of whole numbers with `1 <= min <= max`."""
     pair = sequence(name, value, (2,), "a pair (min, max)")
-    low, top = (count(f"{name}[{i}]", item, 1, high) for i, item in enumerate(pair))
+    low, top = (whole(f"{name}[{i}]", item, 1, high) for i, item in enumerate(pair))
     if low > top:
         raise ValueError(f"{name} must satisfy 1 <= min <= max, got {value!r}")
     return low, top
-
-
-def exact_count(
-    mask_ratio: Any, num_masked: Any, tokens: int
-) -> tuple[jax.Array | None, tuple[int, int]]:
-    """Reads how many of the tokens are masked, from a ratio or a number, each one or a pair.
-
-    Returns:
-        The number if it is an array, else None; and the least and the most that it may be.
-    """
-    if (mask_ratio is None) == (num_masked is None):
-        raise TypeError(
-            "exactly one of mask_ratio and num_masked must be given, got "
-            f"{mask_ratio!r} and {num_masked!r}; where a preset has bound one, pass "
-            "mask_ratio=None or num_masked=None"
-        )
-    if num_masked is not None:
-        if is_sequence(num_masked):
-            return None, count_range("num_masked", num_masked, tokens - 1)
-        masked = any_count("num_masked", num_masked, 1, tokens - 1)
-        if isinstance(masked, jax.Array):
-            return masked, (1, tokens - 1)
-        return None, (masked, masked)
-    if is_sequence(mask_ratio):
-        pair = sequence("mask_ratio", mask_ratio, (2,), "a pair (min, max)")
-        low, high = (fraction(f"mask_ratio[{i}]", part) for i, part in enumerate(pair))
-        if low > high:
-            raise ValueError(f"mask_ratio must satisfy min <= max, got {mask_ratio!r}")
-    else:
-        low = high = fraction("mask_ratio", mask_ratio)
-    least, most = (min(max(round(ratio * tokens), 1), tokens - 1) for ratio in (low, high))
-    return None, (least, most)
 
 
 _GRIDS = {
@@ -205,7 +160,7 @@ def grid(
     if isinstance(grid, jax.Array):
         raise TypeError(f"grid must be a tuple of Python ints, got {grid!r}")
     sides = sequence("grid", grid, ranks, " or ".join(_GRIDS[rank] for rank in ranks))
-    sides = tuple(count(f"grid[{i}]", side) for i, side in enumerate(sides))
+    sides = tuple(whole(f"grid[{i}]", side) for i, side in enumerate(sides))
     if not 2 <= math.prod(sides) <= MAX_TOKENS:
         raise ValueError(f"grid must have from 2 to {MAX_TOKENS} tokens, got {grid!r}")
     if whole_frames and math.prod(sides[-2:]) < 2:
@@ -224,6 +179,13 @@ def mask(name: str, mask: Any) -> jax.Array:
     if not shape or 0 in shape:
         raise ValueError(f"{name} must have axes, none of length 0, got shape {shape}")
     return mask
+
+
+def among(among: Any, grid: tuple[int, ...]) -> jax.Array | None:
+    """Returns a boolean array of the grid's shape, traced or not, or None."""
+    if among is not None and mask("among", among).shape != grid:
+        raise ValueError(f"among must have the shape of the tokens {grid}, got {among.shape}")
+    return among
 
 
 def host_mask(name: str, value: Any, *, batch: bool = False) -> np.ndarray:

@@ -1,36 +1,88 @@
-"""Random words, and whole numbers made of them."""
+"""Random words, and what is made of them: whole numbers, real numbers, entries of a table."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+from jepa_masks_jax import _tracing
+
+_INT32_BITS = 31
 
 
-def random_draws(key: jax.Array, count: int) -> jax.Array:
-    """Draws uint32[count]; with threefry keys a draw does not depend on how many follow it.
+def random_words(key: jax.Array, count: int) -> jax.Array:
+    """Returns uint32[count]; with threefry keys a word does not depend on how many follow it.
 
-    XLA compiles and runs rows of 16 faster than shorter ones.
+    XLA compiles and runs rows of 16 words faster than shorter ones.
     """
     return jax.random.bits(key, (max(count, 16),), jnp.uint32)[:count]
 
 
-def whole_below(draws: jax.Array, n: Any) -> jax.Array:
-    """Makes int32 numbers uniform in `[0, n)`: the high word of the 64-bit product `draws * n`."""
-    n = jnp.asarray(n).astype(jnp.uint32)
-    draw_high, draw_low, n_high, n_low = draws >> 16, draws & 0xFFFF, n >> 16, n & 0xFFFF
-    middle = draw_high * n_low + (draw_low * n_low >> 16)
-    carry = (draw_low * n_high + (middle & 0xFFFF)) >> 16
-    return (draw_high * n_high + (middle >> 16) + carry).astype(jnp.int32)
+def mulhi(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns the high word of the 64-bit product of two uint32."""
+    a_high, a_low, b_high, b_low = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
+    middle = a_high * b_low + (a_low * b_low >> 16)
+    carry = (a_low * b_high + (middle & 0xFFFF)) >> 16
+    return a_high * b_high + (middle >> 16) + carry
 
 
-def entry_of(draws: jax.Array, table: np.ndarray) -> jax.Array:
-    """Picks uniformly random entries of a table: int32[n] and uint32[*k] to int32[*k]."""
-    # Made of the draws, because a mesh with explicit axes refuses to gather from a constant.
-    own_table = jnp.asarray(table) + (draws.reshape(-1)[0] & 0).astype(jnp.int32)
-    return own_table[whole_below(draws, len(table))]
+def below(words: jax.Array, n: Any) -> jax.Array:
+    """Makes int32 uniform in `[0, n)`."""
+    return mulhi(words, jnp.asarray(n).astype(jnp.uint32)).astype(jnp.int32)
 
 
-def whole_between(draws: jax.Array, least: int, most: int) -> jax.Array:
-    """Makes int32 numbers uniform in `[least, most]`."""
-    return least + whole_below(draws, most - least + 1)
+def between(words: jax.Array, minimum: Any, maximum: Any) -> jax.Array:
+    """Makes int32 uniform in `[minimum, maximum]`."""
+    return minimum + below(words, maximum - minimum + 1)
+
+
+class Uniform(NamedTuple):
+    """A real number that is uniform in whole steps of `1 / unit`: whole numbers throughout.
+
+    The fields are ints, or traced int32[] if they depend on a traced size.
+    """
+
+    first: Any
+    steps: Any
+    unit: Any
+
+    def sample(self, words: jax.Array) -> jax.Array:
+        """Samples the number, counted in steps: int32."""
+        return self.first + below(words, self.steps)
+
+    def sample_whole(self, words: jax.Array) -> jax.Array:
+        """Samples the number, rounded down: int32."""
+        return lax.div(self.sample(words), jnp.int32(self.unit))
+
+    @property
+    def last(self) -> Any:
+        """The largest number that is sampled, in steps."""
+        return self.first + self.steps - (self.steps > 0)
+
+    @property
+    def whole(self) -> tuple[Any, Any]:
+        """The minimum and the maximum of `sample_whole`."""
+        return self.first // self.unit, self.last // self.unit
+
+
+def finest_unit(largest: Any) -> Any:
+    """Returns the steps to one of a number that is below `largest + 1`: the most in 32 bits."""
+    _, bits = np.frexp(largest + 1)
+    return np.left_shift(1, _INT32_BITS - bits)
+
+
+def whole_uniform(low: Any, high: Any) -> Uniform:
+    """Returns the distribution over `[low, high)` of a number that is then rounded down.
+
+    Each end is a float or an array of floats.
+    """
+    unit = finest_unit(np.floor(high))
+    first, last = np.floor(low * unit), np.floor(high * unit)
+    return Uniform(first, last - first, unit)
+
+
+def entries(words: jax.Array, table: np.ndarray) -> jax.Array:
+    """Picks uniformly random entries of a table: uint32[*k] and int32[n] to int32[*k]."""
+    return _tracing.gather(table, below(words, len(table)))

@@ -57,8 +57,8 @@ def video_grid(
         >>> video_grid(16, 224, 16)
         (8, 14, 14)
     """
-    clip = _check.count("num_frames", num_frames)
-    tubelet = _check.count("tubelet_size", tubelet_size)
+    clip = _check.whole("num_frames", num_frames)
+    tubelet = _check.whole("tubelet_size", tubelet_size)
     frames = _divide("num_frames", clip, "tubelet_size", tubelet)
     return frames, *image_grid(image_size, patch_size)
 
@@ -72,7 +72,7 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
     meaning = "an integer or a pair (height, width)"
     is_pair = _check.is_sequence(value)
     pair = _check.sequence(name, value, (2,), meaning) if is_pair else (value,) * 2
-    height, width = (_check.count(name, side) for side in pair)
+    height, width = (_check.whole(name, side) for side in pair)
     return height, width
 
 

@@ -1,17 +1,14 @@
-"""Block sizes: which ones a setting can reach (plain Python), and drawing one (traced).
+"""The sides of blocks: which ones a setting can reach (plain Python), and sampling them (traced).
 
 A side is `round(sqrt(x))` of a real number `x`. It is found in whole numbers, so that the same
-draws give the same side on every backend, from one identity: for a whole number `s` of at least 1
+words give the same side on every backend, from one identity: for a whole number `s` of at least 1
 
-    round(sqrt(x)) >= s    exactly where    4 * x >= (2 * s - 1) ** 2
+    round(sqrt(x)) >= s    exactly if    4 * x >= (2 * s - 1) ** 2
 
-since `round(y) >= s` says `y >= s - 1/2`. Where both sides are equal `y` is halfway between two
-whole numbers: half away from zero goes up to `s`, half to even goes up only if `s` is even.
-
-The real numbers themselves are drawn as a whole number of small steps.
+since `round(y) >= s` says `y >= s - 1/2`. If both are equal, `y` is halfway between two whole
+numbers: half away from zero goes up to `s`, half to even goes up only if `s` is even.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -22,98 +19,85 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _draws
+from jepa_masks_jax import _check, _draws
+from jepa_masks_jax._draws import Uniform
 
 _INT32_BITS = 31
 
 _COARSEST = 64
-"""A step is at most 1/64 of the aspect ratio; what would need coarser ones is refused."""
+"""Steps of an aspect ratio are at most 1/64 of it. An option that needs coarser ones is refused."""
 
 _DECIMAL = 1000
-"""An aspect ratio has a multiple of 1000 steps to one where they fit: 0.8 is then exactly 4/5, and
+"""An aspect ratio has a multiple of 1000 steps to one if they fit: 0.8 is then exactly 4/5, and
 `sqrt(5 / 0.8)` the tie that it is."""
 
-
-_THINNEST = 0.4
-"""A grid is too thin where the largest block has a smaller part of the least count drawn."""
-
 JEPA_ASPECT_RATIO = (0.75, 1.5)
-"""Of the blocks of all published runs."""
+"""The aspect ratios of the blocks of all published I-JEPA and V-JEPA runs."""
 
 
-class Steps(NamedTuple):
-    """A real number drawn uniformly: `first + whole_below(draw, number)` steps of `1 / unit`."""
+def aspect_unit(
+    name: str, aspect_ratio: tuple[float, float], largest: Any, per_token: float
+) -> Any:
+    """Returns the steps to one of an aspect ratio, for blocks of up to `largest` tokens.
 
-    first: int
-    number: int
-    unit: int
-
-    @property
-    def last(self) -> int:
-        """The largest number of steps that is drawn."""
-        return self.first + max(self.number - 1, 0)
-
-
-def steps(low: Any, high: Any, unit: int) -> Steps:
-    """Returns the draw from `[low, high)`, or of `low` where both are the same."""
-    first = math.floor(low * unit)
-    return Steps(first, math.floor(high * unit) - first, unit)
-
-
-def whole_steps(low: float, high: float) -> Steps:
-    """Returns the draw of a number that is then rounded down: the finest in 32 bits."""
-    return steps(low, high, 1 << (_INT32_BITS - (math.floor(high) + 1).bit_length()))
-
-
-def draw_steps(draws: jax.Array, real_range: Steps) -> jax.Array:
-    """Draws a real number, in steps."""
-    return real_range.first + _draws.whole_below(draws, real_range.number)
-
-
-def draw_whole(draws: jax.Array, real_range: Steps) -> jax.Array:
-    """Draws a number, rounded down."""
-    return lax.div(draw_steps(draws, real_range), jnp.int32(real_range.unit))
-
-
-def least_and_most(real_range: Steps) -> tuple[int, int]:
-    """The least and the greatest number that `draw_whole` draws."""
-    return real_range.first // real_range.unit, real_range.last // real_range.unit
-
-
-def aspect_unit(name: str, aspect_ratio: tuple[float, float], most: int, per_token: float) -> int:
-    """Returns the steps to one of an aspect ratio, for blocks of up to `most` tokens.
-
-    They are as fine as leaves `most * per_token` of them within int32.
+    They are as fine as leaves `largest * per_token` of them within int32. `largest` is an int or
+    an array, and so is the result.
 
     Raises:
         ValueError: naming the option `name`, if they would be too coarse.
     """
     low, high = aspect_ratio
-    unit = int(2**_INT32_BITS // (per_token * max(most, 1) + 1))
-    if unit * min(low, 1) < _COARSEST:
-        coarsest = math.ceil(_COARSEST / max(min(low, 1), 1e-300))
+    unit = np.floor_divide(2.0**_INT32_BITS, per_token * np.maximum(largest, 1) + 1).astype(int)
+    if np.any(unit * min(low, 1) < _COARSEST):
+        coarsest = np.ceil(_COARSEST / min(low, 1))  # Infinite for the smallest floats.
         limit = max(int((2**_INT32_BITS / coarsest - 1) / per_token), 0)
         raise ValueError(
             f"{name} from {low:g} to {high:g} leaves 32-bit arithmetic room for blocks of up to "
-            f"{limit} tokens, and here a block may have {most}"
+            f"{limit} tokens, and here a block may have {np.max(largest)}"
         )
     return unit
 
 
-def aspect_range(name: str, aspect_ratio: tuple[float, float], most: int) -> Steps:
-    """Returns the draw of an aspect ratio for blocks of up to `most` tokens.
+class AspectRatio(NamedTuple):
+    """An aspect ratio as given, and as the decimal fractions that its digits say."""
 
-    `4 * count * aspect` and `4 * count / aspect` stay within int32. A decimal is what its digits
-    say, and where both ends are the same it is drawn exactly.
+    ends: tuple[float, float]
+    exact: tuple[tuple[int, int], tuple[int, int]]
+
+
+def read_aspect_ratio(ends: tuple[float, float]) -> AspectRatio:
+    """Reads the digits, once for the plans of all sizes."""
+    low, high = (Fraction(str(end)).as_integer_ratio() for end in ends)
+    return AspectRatio(ends, (low, high))
+
+
+def check_aspect_ratio(name: str, value: Any, rank: int) -> AspectRatio | None:
+    """Returns the aspect ratio of I-JEPA's and V-JEPA's blocks, None on a sequence."""
+    ends = _check.real_range(name, value, high=None)
+    if rank > 1:
+        return read_aspect_ratio(ends)
+    if ends != JEPA_ASPECT_RATIO:
+        raise ValueError(
+            f"{name} has no meaning on a sequence and must be {JEPA_ASPECT_RATIO}, got {ends}"
+        )
+    return None
+
+
+def aspects(name: str, aspect_ratio: AspectRatio, largest: Any) -> Uniform:
+    """Returns the distribution of an aspect ratio for blocks of up to `largest` tokens.
+
+    `4 * count * aspect` and `4 * count / aspect` stay within int32. If both ends are the same it is
+    exact.
     """
-    low, high = aspect_ratio
-    unit = aspect_unit(name, aspect_ratio, most, 4 * max(high, high / low, 1))
-    exact_low, exact_high = Fraction(str(low)), Fraction(str(high))
-    grains = [_DECIMAL, 1]
-    if low == high:
-        grains = [math.lcm(_DECIMAL, exact_low.denominator), exact_low.denominator, 1]
-    unit -= unit % next(grain for grain in grains if grain <= unit)
-    return steps(exact_low, exact_high, unit)
+    low, high = aspect_ratio.ends
+    unit = aspect_unit(name, aspect_ratio.ends, largest, 4 * max(high, high / low, 1))
+    (low_over, low_under), (high_over, high_under) = aspect_ratio.exact
+    # Python's own integers, because products with the digits may exceed 64 bits.
+    finest = unit = np.asarray(unit).astype(object)
+    for grain in [low_under, math.lcm(_DECIMAL, low_under)] if low == high else [_DECIMAL]:
+        unit = np.where(finest >= grain, finest - finest % grain, unit)
+    first, last = low_over * unit // low_under, high_over * unit // high_under
+    return Uniform(first, last - first, unit)
 
 
 def log_uniform(low: float, high: float) -> np.ndarray:
@@ -124,105 +108,130 @@ def log_uniform(low: float, high: float) -> np.ndarray:
     return np.clip(np.geomspace(low, high, 2 * 1024 + 1)[1::2], low, high)
 
 
-class JepaSizes(NamedTuple):
-    """Sizes of `round(sqrt(n * aspect))` by `round(sqrt(n / aspect))`, half to even.
+class JepaBlocks(NamedTuple):
+    """Blocks of `round(sqrt(n * aspect))` by `round(sqrt(n / aspect))` tokens, half to even.
 
-    On a sequence a block is `n` tokens long.
+    A block of a sequence is `n` tokens long.
     """
 
-    counts: Steps
-    aspects: Steps | None
+    counts: Uniform
+    aspects: Uniform | None
     """None on a sequence."""
-    widest: tuple[tuple[int, ...], ...]
-    """Every height that can be drawn with its greatest width, at least one token each."""
-
-    def largest_area(self, room: Sequence[int]) -> int:
-        """The most tokens that a block has once it is clamped to a room."""
-        return max(math.prod(map(min, size, room)) for size in self.widest)
 
 
-@functools.lru_cache(maxsize=1024)
-def jepa_sizes(name: str, counts: Steps, aspect_ratio: tuple[float, float], rank: int) -> JepaSizes:
-    """Plans the sizes of I-JEPA's and V-JEPA's blocks; cached for eager calls.
+def jepa_blocks(
+    tokens: Any, name: str, scale: tuple[float, float], aspect_ratio: AspectRatio | None
+) -> JepaBlocks:
+    """Plans the blocks of I-JEPA and V-JEPA for a grid or a frame of so many tokens.
 
     Args:
+        tokens: the count of its tokens, or an array of counts.
         name: of the aspect ratio's option, for errors.
-        counts: tokens of a block, before they are rounded down.
-        aspect_ratio: `(min, max)`, the default on a sequence.
-        rank: 1 for a sequence, 2 for an image or a frame.
+        scale: `(min, max)` of a block's fraction of the tokens.
+        aspect_ratio: None on a sequence.
     """
-    fewest, most = least_and_most(counts)
-    if rank == 1:
-        if aspect_ratio != JEPA_ASPECT_RATIO:
-            raise ValueError(
-                f"{name} has no meaning on a sequence and must be {JEPA_ASPECT_RATIO}, "
-                f"got {aspect_ratio}"
-            )
-        return JepaSizes(counts, None, ((max(most, 1),),))
-    aspects = aspect_range(name, aspect_ratio, most)
-    unit = aspects.unit
-    lowest, highest = (
-        rounded_sqrt(4 * count * aspect, unit, half_even=True)
-        for count, aspect in ((fewest, aspects.first), (most, aspects.last))
+    low, high = scale
+    counts = _draws.whole_uniform(tokens * low, tokens * high)
+    if aspect_ratio is None:
+        return JepaBlocks(counts, None)
+    return JepaBlocks(counts, aspects(name, aspect_ratio, counts.whole[1]))
+
+
+def squares(tokens: Any, scale: tuple[float, float], *, on_sequence: bool) -> JepaBlocks:
+    """Plans blocks of aspect ratio 1, or on a sequence of its one side."""
+    low, high = scale
+    return JepaBlocks(
+        _draws.whole_uniform(tokens * low, tokens * high),
+        None if on_sequence else Uniform(1, 0, 1),
     )
-    widest = []
-    for height in range(lowest, highest + 1):
-        # The widest block of a height has the most tokens that are no higher at the lowest aspect
-        # ratio, and the lowest aspect ratio at which they are as high.
-        count = min(most, (_least_four_x(height + 1, unit) - 1) // (4 * aspects.first))
-        aspect = max(-(-_least_four_x(height, unit) // max(4 * count, 1)), aspects.first)
-        if aspect <= aspects.last:
-            width = rounded_sqrt(4 * count * unit, aspect, half_even=True)
-            widest.append((max(height, 1), max(width, 1)))
-    return JepaSizes(counts, aspects, tuple(widest))
 
 
-def refuse_thin_grid(
-    grid: Sequence[int], frame: Sequence[int], sizes: JepaSizes, scale: str, aspect: str
-) -> None:
-    """Raises if no block that the sizes draw keeps `_THINNEST` of its tokens on a frame.
+def sample_jepa_sides(
+    count_word: jax.Array,
+    aspect_word: jax.Array,
+    blocks: JepaBlocks,
+    room: Sequence[Any],
+    *,
+    keep_area: bool,
+) -> tuple[jax.Array, ...]:
+    """Samples the sides of a block: uint32 words, int32 sides.
 
     Args:
-        grid: for the error.
-        frame: the sides to which blocks are clamped.
-        sizes: the plan.
-        scale: the name of the scale's option.
-        aspect: the name of the aspect ratio's option.
+        count_word: the word of the block's count.
+        aspect_word: the word of its aspect ratio.
+        blocks: the plan.
+        room: the sides of the grid or the frame.
+        keep_area: whether a side extends if the other does not fit, on a room that is not square.
     """
-    fewest = max(least_and_most(sizes.counts)[0], 1)
-    largest = sizes.largest_area(frame)
-    if largest < _THINNEST * fewest:
-        raise ValueError(
-            f"grid {tuple(grid)} is too thin: {scale} asks for blocks of at least {fewest} tokens, "
-            f"and the largest block of this {aspect} holds {largest} there; take the grid "
-            f"(length,) for a sequence, or another {aspect}"
-        )
-
-
-def draw_jepa_size(
-    count_draws: jax.Array, aspect_draws: jax.Array, sizes: JepaSizes
-) -> tuple[jax.Array, ...]:
-    """Draws the sides of blocks, not yet clamped to the grid: uint32 draws, int32 sides."""
-    count = draw_whole(count_draws, sizes.counts)
-    if sizes.aspects is None:
+    count = blocks.counts.sample_whole(count_word)
+    if blocks.aspects is None:
         return (count,)
-    return traced_sides(count, draw_steps(aspect_draws, sizes.aspects), sizes.aspects.unit)
+    sides = traced_sides(count, blocks.aspects.sample(aspect_word), blocks.aspects.unit)
+    if not keep_area:
+        return sides
+    (height, width), (most_height, most_width) = sides, room
+    is_square = most_height == most_width
+    return (
+        jnp.where(is_square | (width <= most_width), height, _rounded_div(count, most_width)),
+        jnp.where(is_square | (height <= most_height), width, _rounded_div(count, most_height)),
+    )
+
+
+def _rounded_div(count: Any, side: Any) -> Any:
+    """Returns `round(count / side)`, half up."""
+    return (2 * count + side) // (2 * side)
+
+
+def reached_sides(
+    blocks: JepaBlocks, room: Sequence[int], *, keep_area: bool, smallest: bool = False
+) -> list[tuple[int, ...]]:
+    """Lists sides that `sample_jepa_sides` reaches, as `place_each` cuts them to the room.
+
+    They are those of the maximum count, for every height the widest, and no block is larger: at the
+    same aspect ratio a larger count is at least as high and as wide. Likewise no block is smaller
+    than the `smallest`: those of the minimum count, for every height the narrowest.
+    """
+    count = blocks.counts.whole[not smallest]
+    if blocks.aspects is None:
+        return [(min(max(count, 1), room[0]),)]
+    first, last, unit = blocks.aspects.first, blocks.aspects.last, blocks.aspects.unit
+    reached = []
+    lowest, highest = (rounded_sqrt(4 * count * a, unit, half_even=True) for a in (first, last))
+    for height in range(lowest, highest + 1):
+        # The aspect ratios that make it as high are the steps from one bound to the next.
+        start, stop = (
+            -(-_minimum_four_x(h, unit) // max(4 * count, 1)) for h in (height, height + 1)
+        )
+        start, stop = max(start, first), min(stop - 1, last)
+        if height == highest:
+            stop = last
+        if start > stop:
+            continue
+        width = rounded_sqrt(4 * count * unit, stop if smallest else start, half_even=True)
+        sides = height, width
+        if keep_area and room[0] != room[1]:
+            sides = (
+                height if width <= room[1] else _rounded_div(count, room[1]),
+                width if height <= room[0] else _rounded_div(count, room[0]),
+            )
+        reached.append(tuple(min(max(s, 1), length) for s, length in zip(sides, room, strict=True)))
+    return reached
 
 
 def traced_sides(
-    count: jax.Array, aspect: jax.Array, unit: int, parts: int = 1
+    count: jax.Array, aspect: jax.Array, unit: Any, per_token: int = 1
 ) -> tuple[jax.Array, jax.Array]:
     """Returns `round(sqrt(n * a))` and `round(sqrt(n / a))`, half to even.
 
     Args:
-        count: int32, `n` in `parts` to a token.
+        count: int32, `n` in steps of `1 / per_token`.
         aspect: int32, `a` in steps of `1 / unit`.
-        unit: steps to one.
-        parts: parts to a token.
+        unit: the steps to one of `a`.
+        per_token: the steps to one of `n`.
     """
     return (
-        traced_rounded_sqrt(4 * count * aspect, jnp.int32(parts * unit), half_even=True),
-        traced_rounded_sqrt(4 * count * unit, parts * aspect, half_even=True),
+        traced_rounded_sqrt(4 * count * aspect, jnp.int32(per_token * unit), half_even=True),
+        traced_rounded_sqrt(4 * count * unit, per_token * aspect, half_even=True),
     )
 
 
@@ -236,7 +245,7 @@ def rounded_sqrt(four_x: int, divisor: int = 1, *, half_even: bool = False) -> i
 def traced_rounded_sqrt(
     four_x: jax.Array, divisor: jax.Array, *, half_even: bool = False
 ) -> jax.Array:
-    """Returns `round(sqrt(x / divisor))` of int32 numbers, at most 2**30 after the division.
+    """Returns `round(sqrt(x / divisor))` of int32, at most 2**30 after the division.
 
     The float floor can be one off only next to a whole number, and the test in whole numbers gives
     that number from both.
@@ -244,10 +253,10 @@ def traced_rounded_sqrt(
     floor = (jnp.sqrt(lax.div(four_x, divisor).astype(jnp.float32)) / 2).astype(jnp.int32)
     up = floor + 1
     if half_even:
-        four_x = four_x - up % 2  # a tie must not reach an odd side
+        four_x = four_x - up % 2  # A tie must not reach an odd side.
     return floor + ((2 * up - 1) ** 2 <= lax.div(four_x, divisor)).astype(jnp.int32)
 
 
-def _least_four_x(side: int, divisor: int) -> int:
-    """The least whole `4 * x` for which `round(sqrt(x / divisor))`, half to even, is `side`."""
+def _minimum_four_x(side: int, divisor: int) -> int:
+    """Returns the minimum whole `4 * x` for which `round(sqrt(x / divisor))` is `side`."""
     return (2 * side - 1) ** 2 * divisor + side % 2 if side > 0 else 0

@@ -62,7 +62,7 @@ class MaskSpec:
     def __post_init__(self) -> None:
         for name in ("context_indices", "target_indices"):
             object.__setattr__(self, name, _indices(name, getattr(self, name)))
-        tokens = _check.count("total_tokens", self.total_tokens, 1, 2**31 - 1)
+        tokens = _check.whole("total_tokens", self.total_tokens, 1, 2**31 - 1)
         object.__setattr__(self, "total_tokens", tokens)
 
     def validate(self) -> None:
@@ -111,7 +111,7 @@ class MaskSpec:
         """
         if not _check.is_sequence(grid):
             raise TypeError(f"grid must be the sides of a grid, got {grid!r}")
-        shape = tuple(_check.count(f"grid[{i}]", side) for i, side in enumerate(grid))
+        shape = tuple(_check.whole(f"grid[{i}]", side) for i, side in enumerate(grid))
         if math.prod(shape) != self.total_tokens:
             raise ValueError(f"grid must have {self.total_tokens} tokens, got {grid!r}")
         self.validate()

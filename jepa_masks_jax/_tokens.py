@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jepa_masks_jax import _check, _draws, _subsets
+from jepa_masks_jax import _check, _counts, _draws, _subsets, _tracing
 
 _FARTHEST = 2**30
 """Farther than any token of a grid whose distances are added in int32."""
@@ -39,65 +39,74 @@ def clip_count(
     key: jax.Array,
     mask: jax.Array,
     *,
-    minimum: _check.Count = 0,
-    maximum: _check.Count | None = None,
+    exactly: _counts.Count | None = None,
+    minimum: _counts.Count | None = None,
+    maximum: _counts.Count | None = None,
     among: jax.Array | None = None,
 ) -> jax.Array:
-    """Removes or adds uniformly random tokens until the count is within bounds.
+    """Brings the count of True tokens to an exact number, or within bounds, by random tokens.
 
-    Above `maximum`, uniformly random tokens of the mask are removed; below `minimum`, uniformly
-    random ones of `among` are added, until it runs out. A mask whose count is within the bounds is
-    returned unchanged. With `minimum == maximum` every mask has the same count, as a static shape
-    needs it, unless `among` runs out. Every token has a random number of 31 bits, the lowest are
-    picked, and ties are broken in row-major order: every subset of the right size is equally likely
-    but for ties, and two given numbers are equal once in 2**31.
+        count > maximum    remove random tokens of the mask
+        count < minimum    add random tokens of `among`, until none are left
+        otherwise          return the mask unchanged
+
+    Every subset of the right size is equally likely to be removed or added.
 
     Args:
-        key: one PRNG key, typed or legacy.
-        mask: bool[*grid], of any rank from 1: one mask, since a batch would be taken for a grid.
-        minimum: least number of True tokens, from 0 to `maximum`.
-        maximum: greatest number of True tokens, from 0 to all tokens; all tokens if None. Either
-            bound may be an integer array of shape (), traced or not, and so follow a schedule: it
-            is clamped into `[0, tokens]`, and a maximum below the minimum wins.
-        among: bool[*grid], the tokens that may be added; any if None.
+        key: a single PRNG key.
+        mask: bool[*grid] with one axis or more. One mask: a batch would be read as a grid.
+        exactly: both bounds at once, from 0 to all tokens; excludes `minimum` and `maximum`.
+        minimum: minimum of True tokens, from 0 to `maximum`; 0 if None.
+        maximum: maximum of True tokens, from 0 to all tokens; all tokens if None. Each bound may be
+            an integer array of shape (), traced or not, and so follow a schedule: it is clamped
+            into `[0, tokens]`, and if `maximum < minimum`, `maximum` applies.
+        among: bool[*grid], the tokens that may be added; any if None. For a context give
+            `~targets.any(0)`, or tokens of the targets may be added; for samples of different sizes
+            give `inside(grid, within)`, or padding may be.
 
     Returns:
         bool[*grid].
 
     Raises:
-        TypeError: if `key` is not a key, a mask is not boolean, or a bound is not an integer.
-        ValueError: if `key` is a batch of keys, a bound is out of its range, or the shapes differ.
+        TypeError: if `key` is not a key, a mask is not boolean, a bound is not an integer, or
+            `exactly` is given with another bound.
+        ValueError: if a bound is out of its range, or if the shapes differ.
 
     Example:
         >>> import jepa_masks_jax as jm
-        >>> key, key2 = jax.random.split(jax.random.key(0))
-        >>> target = jm.block_mask(key, (14, 14))
-        >>> context = clip_count(key2, ~target, minimum=144, maximum=144, among=~target)
+        >>> mask_key, clip_key = jax.random.split(jax.random.key(0))
+        >>> context, targets = jm.ijepa_masks(mask_key, (14, 14))
+        >>> context = jm.clip_count(clip_key, context, exactly=64, among=~targets.any(0))
         >>> int(context.sum())
-        144
+        64
+
+        A context, a target and tokens in neither: 60 random tokens, then 80 of the others.
+
+        >>> nothing = jnp.zeros((14, 14), bool)
+        >>> context = jm.clip_count(mask_key, nothing, exactly=60)
+        >>> target = jm.clip_count(clip_key, nothing, exactly=80, among=~context)
+        >>> int(context.sum()), int(target.sum()), bool((context & target).any())
+        (60, 80, False)
     """
     key, mask = _check.key(key), _check.mask("mask", mask)
-    tokens = mask.size
-    most = tokens if maximum is None else _check.any_count("maximum", maximum, 0, tokens)
-    least = _check.any_count("minimum", minimum, 0, tokens)
+    if exactly is not None:
+        if minimum is not None or maximum is not None:
+            raise TypeError("exactly must not be given together with minimum or maximum")
+        minimum = maximum = _counts.check("exactly", exactly, 0, mask.size)
+    least = 0 if minimum is None else _counts.check("minimum", minimum, 0, mask.size)
+    most = mask.size if maximum is None else _counts.check("maximum", maximum, 0, mask.size)
     if isinstance(least, int) and isinstance(most, int) and least > most:
         raise ValueError(f"minimum must be at most maximum, got {least} and {most}")
-    if among is not None and _check.mask("among", among).shape != mask.shape:
-        raise ValueError(f"among must have the mask's shape {mask.shape}, got {among.shape}")
-    return _clip_count(key, mask, among, *_check.part_counts(least, most))
+    return _clip_count(key, mask, _check.among(among, mask.shape), least, most)
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@_tracing.jit
 def _clip_count(
-    key: jax.Array,
-    mask: jax.Array,
-    among: jax.Array | None,
-    arrays: tuple[Any, ...],
-    numbers: tuple[Any, ...],
+    key: jax.Array, mask: jax.Array, among: jax.Array | None, minimum: Any, maximum: Any
 ) -> jax.Array:
     minimum, maximum = (
-        number if array is None else _subsets.clamp_count(array, 0, mask.size)
-        for array, number in zip(arrays, numbers, strict=True)
+        bound if isinstance(bound, int) else _counts.clamp(bound, 0, mask.size)
+        for bound in (minimum, maximum)
     )
     chosen = mask.reshape(-1)
     others = ~chosen if among is None else among.reshape(-1) & ~chosen
@@ -107,7 +116,7 @@ def _clip_count(
     most_added = jnp.minimum(jnp.sum(others, dtype=jnp.int32), maximum - count)
     added = jnp.maximum(jnp.minimum(minimum - count, most_added), 0)
     picked = _subsets.random_subset(
-        _draws.random_draws(key, mask.size), pool, jnp.where(too_many, maximum, added)
+        _draws.random_words(key, mask.size), pool, jnp.where(too_many, maximum, added)
     )
     return jnp.where(too_many, picked, chosen | picked).reshape(mask.shape)
 
@@ -144,7 +153,7 @@ def token_indices(mask: jax.Array, *, size: int, key: jax.Array | None = None) -
         ([0, 2, 3, 4], [True, True, True, False])
     """
     mask = _check.mask("mask", mask)
-    size = _check.count("size", size, 1, mask.size)
+    size = _check.whole("size", size, 1, mask.size)
     if key is not None:
         mask = clip_count(key, mask, maximum=size)
     return _token_indices(mask, size)

@@ -46,3 +46,18 @@ def vary_as(words: jax.Array, constant: Any) -> jax.Array:
     """
     constant = jnp.asarray(constant)
     return constant + (words.reshape(-1)[0] & 0).astype(constant.dtype)
+
+
+def gather(table: np.ndarray, index: jax.Array) -> jax.Array:
+    """Returns entries of a constant table: int32[n, *m] and int32[*k] to int32[*k, *m].
+
+    Explicit axes of a mesh refuse to gather from a constant. There the table is made to vary as the
+    index does, which elsewhere would copy it for every sample.
+    """
+    constant = jnp.asarray(table)
+    return (vary_as(index, constant) if _has_explicit_axes() else constant)[index]
+
+
+def _has_explicit_axes() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.sharding.AxisType.Explicit in mesh.axis_types

@@ -88,7 +88,7 @@ github.com/facebookresearch/vjepa2, `app/vjepa_2_1/train.py`."""
 mae = functools.partial(random_mask, mask_ratio=0.75)
 """MAE: github.com/facebookresearch/mae, `main_pretrain.py`, the default of `--mask_ratio`."""
 
-mae_st = functools.partial(random_mask, num_masked=1412)
+mae_st = functools.partial(random_mask, mask_ratio=1412 / 1568)
 """MAE-ST on 8x14x14, for which the number is bound: 156 tokens of a clip are kept.
 github.com/facebookresearch/mae_st, `PRETRAIN.md`, `--mask_ratio 0.9`, and `models_mae.py`, which
 rounds the kept tokens down."""
@@ -113,7 +113,7 @@ cjepa = functools.partial(object_mask, num_masked=2)
 """C-JEPA on CLEVRER, 7 slots: github.com/galilai-group/cjepa, `config/data/clevrer.yaml`. On Push-T
 it masks 1 slot of 4 (`config/data/pusht.yaml`)."""
 
-beit = functools.partial(blockwise_mask, num_masked=75, min_block=16)
+beit = functools.partial(blockwise_mask, mask_ratio=75 / 196, min_block=16)
 """BEiT on 14x14, for which the number is bound: github.com/microsoft/unilm,
 `beit/run_beit_pretraining.py`, the defaults of `--num_mask_patches` and
 `--min_mask_patches_per_block`."""

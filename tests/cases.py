@@ -92,7 +92,7 @@ BOXES = [
         "box-centred",
         jm.box_mask,
         ((40,),),
-        {"num_boxes": 5, "extent": ((2, 4),), "placement": "centred"},
+        {"num_boxes": 5, "extent": ((2, 4),), "placement": "centered"},
     ),
 ]
 

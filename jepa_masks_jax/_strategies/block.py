@@ -1,14 +1,15 @@
 """Rectangles that share a scale: `BlockMasking` of jepa-rs."""
 
-import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _sizes
+from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing, _within
+from jepa_masks_jax._draws import Uniform
 
 
 def block_mask(
@@ -19,35 +20,36 @@ def block_mask(
     target_scale: _check.Range = (0.15, 0.2),
     target_aspect_ratio: _check.Range = (0.75, 1.5),
 ) -> jax.Array:
-    """Draws a target of rectangular blocks that share the target scale.
+    """Samples rectangles whose total area is a fraction of the image; a port of jepa-rs.
 
-    The blocks share `target_scale`, they do not each have it. For I-JEPA's published setting, where
-    each does, use `ijepa_masks`.
-    With `n = round(height * width * scale / num_targets)` a block is
-    `h = round(sqrt(n * aspect))` tokens high and `max(n // h, 1)` wide (1 if `h` is 0), then both
-    are clamped to the grid (`round` is half away from zero). Its corner is uniform over every
-    position that keeps it inside. If the blocks cover the whole grid, one uniformly random token is
-    left out.
+    For I-JEPA use `ijepa_masks`, whose targets are separate and have the full scale each.
 
-    On a video grid the mask is repeated in every frame. A block is clamped to a thin grid, and so
-    holds fewer tokens there than its scale says.
+    On frames of `H` by `W` tokens, each of the `num_targets` blocks samples a scale `s` from
+    `target_scale` and an aspect ratio `a` from `target_aspect_ratio`:
+
+    1. Its area is `n = round(H * W * s / num_targets)`.
+    2. It is `h = round(sqrt(n * a))` tokens high and `max(n // h, 1)` wide (1 if `h` is 0); both
+       are cut to the frame. `round` is half away from zero.
+    3. It is placed uniformly over every position that keeps it inside.
+
+    The mask is the union of the blocks. If they cover the whole frame, one random token is left
+    unmasked. On a video the mask is repeated in every frame.
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: a single PRNG key.
         grid: `(height, width)` or `(frames, height, width)`, at least two tokens in a frame.
         num_targets: number of blocks, from 1 to 2**16; they may overlap.
-        target_scale: `(min, max)` of the fraction of a frame that the blocks share,
+        target_scale: `(min, max)` of the fraction of a frame that the blocks hold together,
             `0 < min <= max <= 1`.
-        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. For blocks of up
-            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23.
+        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
 
     Returns:
-        bool[*grid], True at the target tokens. Neither it nor its complement, the context, is
-        empty.
+        bool[*grid], True at the target tokens. At least one token is True and at least one is
+        False. The context is its complement.
 
     Raises:
         TypeError: if `key` is not a key or an option is not a static number or a pair of them.
-        ValueError: if `key` is a batch of keys or an option is out of its range.
+        ValueError: if an option is out of its range.
 
     Source:
         `BlockMasking` of the Rust module jepa-core, after Assran et al. (2023), "Self-Supervised
@@ -61,44 +63,45 @@ def block_mask(
     """
     key, grid = _check.key(key), _check.grid(grid, whole_frames=True)
     num_targets = _check.block_count("num_targets", num_targets)
-    low, high = _check.real_range("target_scale", target_scale)
-    aspect_ratio = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
-    tokens = math.prod(grid[-2:])
-    counts = _sizes.whole_steps(tokens * low / num_targets + 0.5, tokens * high / num_targets + 0.5)
-    _, most = _sizes.least_and_most(counts)
-    aspects = _sizes.aspect_range("target_aspect_ratio", aspect_ratio, most)
-    return _block_mask(key, grid, _Plan(num_targets, counts, aspects))
+    scale = _check.real_range("target_scale", target_scale)
+    ends = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
+    aspect_ratio = _sizes.read_aspect_ratio(ends)
+    counts, aspects = _within.plan_for(
+        _plan, math.prod(grid[-2:]), num_targets, scale, aspect_ratio
+    )
+    fewest, most = counts.whole
+    lowest = _sizes.rounded_sqrt(4 * fewest * aspects.first, aspects.unit)
+    highest = _sizes.rounded_sqrt(4 * most * aspects.last, aspects.unit)
+    may_be_full = _boxes.can_cover(num_targets, (highest, most // max(lowest, 1)), grid[-2:])
+    return _block_mask(key, grid, _Plan(num_targets, counts, aspects, may_be_full))
+
+
+def _plan(
+    tokens: np.ndarray,
+    num_targets: int,
+    scale: tuple[float, float],
+    aspect_ratio: _sizes.AspectRatio,
+) -> tuple[Uniform, Uniform]:
+    low, high = (tokens * end / num_targets + 0.5 for end in scale)
+    counts = _draws.whole_uniform(low, high)
+    return counts, _sizes.aspects("target_aspect_ratio", aspect_ratio, counts.whole[1])
 
 
 class _Plan(NamedTuple):
     num_targets: int
-    counts: _sizes.Steps
-    aspects: _sizes.Steps
-
-    @property
-    def largest(self) -> tuple[int, int]:
-        """A height and a width that no block exceeds."""
-        fewest, most = _sizes.least_and_most(self.counts)
-        lowest = _sizes.rounded_sqrt(4 * fewest * self.aspects.first, self.aspects.unit)
-        highest = _sizes.rounded_sqrt(4 * most * self.aspects.last, self.aspects.unit)
-        return highest, most // max(lowest, 1)
+    counts: Uniform
+    aspects: Uniform
+    may_be_full: bool
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@_tracing.jit
 def _block_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    def draw_size(count_draws: jax.Array, aspect_draws: jax.Array) -> tuple[jax.Array, jax.Array]:
-        count = _sizes.draw_whole(count_draws, plan.counts)
-        aspect = _sizes.draw_steps(aspect_draws, plan.aspects)
-        height = _sizes.traced_rounded_sqrt(4 * count * aspect, jnp.int32(plan.aspects.unit))
-        width = lax.div(count, jnp.maximum(height, 1))
-        return height, jnp.where(height > 0, width, 1)
-
-    mask = _boxes.random_union(
-        key,
-        grid[-2:],
-        draw_size,
-        num_boxes=plan.num_targets,
-        size_draws=2,
-        largest=plan.largest,
-    )
+    frame = _within.true_part(grid[-2:], None)
+    words, last_word = _boxes.words_of_boxes(key, plan.num_targets, 4, plan.may_be_full)
+    count, aspect = plan.counts.sample_whole(words[0]), plan.aspects.sample(words[1])
+    height = _sizes.traced_rounded_sqrt(4 * count * aspect, jnp.int32(plan.aspects.unit))
+    width = jnp.where(height > 0, lax.div(count, jnp.maximum(height, 1)), 1)
+    mask = jnp.any(_boxes.place_each(words[2:], (height, width), frame.sides, frame.grid), axis=0)
+    if plan.may_be_full:
+        mask = _boxes.leave_one(mask, frame, last_word)
     return jnp.broadcast_to(mask, grid)

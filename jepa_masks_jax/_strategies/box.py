@@ -1,12 +1,12 @@
 """Boxes of any size: what a strategy of one's own starts from."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from jepa_masks_jax import _boxes, _check, _draws
+from jepa_masks_jax import _boxes, _check, _draws, _tracing, _within
 
 
 def box_mask(
@@ -15,28 +15,39 @@ def box_mask(
     *,
     num_boxes: int,
     extent: Sequence[int | tuple[int, int] | None],
-    placement: Literal["inside", "centred"] = "inside",
+    placement: Literal["inside", "centered"] = "inside",
+    within: _within.Within | None = None,
 ) -> jax.Array:
-    """Draws a union of boxes, each of its own size: spans, strips, cubes.
+    """Samples a union of boxes of given sizes: spans, strips, cubes, for a strategy of your own.
+
+    Each box samples its own sides from `extent`. They are cut to the grid. If the boxes cover the
+    whole grid, one random token is left unmasked.
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: a single PRNG key.
         grid: one to four sides, at least two tokens.
         num_boxes: number of boxes, from 1 to 2**16; they may overlap.
-        extent: for every axis an int, an inclusive pair `(min, max)` from which each box draws its
-            own, or None for the whole axis; numbers from 1 to 2**24, clamped to the axis. One entry
-            for each axis: `((2, 4),)` on a sequence, `(2, 4)` is 2 high and 4 wide on an image.
-        placement: `"inside"` draws the corner uniformly over every position that keeps the box
-            inside. `"centred"` draws the centre uniformly over all tokens, starts the box at
-            `centre - size // 2`, and cuts it off at the edges.
+        extent: one entry for each axis: an int, a pair `(min, max)` from which each box samples its
+            side uniformly, both included, or None for the whole axis. Whole numbers from 1 to
+            2**24. On a sequence write `((2, 4),)`; `(2, 4)` is 2 high and 4 wide on an image.
+        placement: `"inside"` places a box uniformly over every position that keeps it inside.
+            `"centered"` samples its center uniformly over all tokens, starts it at
+            `center - side // 2`, and cuts it off at the edges. A whole axis has no center.
+        within: the true sides of a sample that is smaller than the grid: ints, or an integer array
+            of shape `(rank,)`, traced or not, clamped into `[1, side]`. The mask is the one that
+            `grid=within` gives with the same key, False outside, and the context is
+            `inside(grid, within) & ~mask`.
 
     Returns:
-        bool[*grid], True at the target tokens. Neither it nor its complement, the context, is
-        empty: of boxes that cover everything one uniformly random token is left out.
+        bool[*grid], True at the target tokens. At least one token is True and at least one is
+        False. The context is its complement.
 
     Raises:
         TypeError: if `key` is not a key or an option is of the wrong type.
-        ValueError: if `key` is a batch of keys or an option is out of its range.
+        ValueError: if an option is out of its range.
+
+    Notes:
+        With `within` and a single true token, the mask is empty.
 
     Source:
         This library's own; the block strategies are unions of such boxes.
@@ -45,61 +56,82 @@ def box_mask(
         >>> mask = box_mask(jax.random.key(0), (64, 8), num_boxes=2, extent=(4, None))
         >>> mask.shape, bool((mask.any(1) == mask.all(1)).all())
         ((64, 8), True)
+
+        A strategy of your own: six runs of time steps of a spectrogram `(bands, time)`, then random
+        single tokens removed or added until 40 % are masked:
+
+        >>> import jepa_masks_jax as jm
+        >>> def time_strips(key):
+        ...     box_key, clip_key = jax.random.split(key)
+        ...     strips = jm.box_mask(box_key, (8, 64), num_boxes=6, extent=(None, (2, 8)))
+        ...     return jm.clip_count(clip_key, strips, exactly=205)
+        >>> masks = jax.vmap(time_strips)(jax.random.split(jax.random.key(0), 16))
+        >>> masks.shape, set(masks.sum((1, 2)).tolist())
+        ((16, 8, 64), {205})
+
+        Blocks only where an image has a foreground, exactly 40 tokens:
+
+        >>> foreground = jnp.zeros((14, 14), bool).at[3:12, 2:13].set(True)
+        >>> def blocks(key):
+        ...     box_key, clip_key = jax.random.split(key)
+        ...     boxes = jm.box_mask(box_key, (14, 14), num_boxes=3, extent=((2, 5), (2, 5)))
+        ...     return jm.clip_count(clip_key, boxes & foreground, exactly=40, among=foreground)
+        >>> int(blocks(jax.random.key(0)).sum())
+        40
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
     num_boxes = _check.block_count("num_boxes", num_boxes)
-    if not isinstance(placement, str) or placement not in ("inside", "centred"):
-        raise ValueError(f"placement must be 'inside' or 'centred', got {placement!r}")
-    plan = _Plan(num_boxes, _check_extent(extent, grid), placement == "centred")
-    return _box_mask(key, grid, plan)
+    extent = _check_extent(extent, grid)
+    chosen = _check.choice(
+        "placement", placement, ("inside", "centered"), renamed={"centred": "centered"}
+    )
+    true_sides = _within.check(within, grid)
+    largest = [grid[i] if pair is None else pair[1] for i, pair in enumerate(extent)]
+    may_be_full = true_sides is not None or _boxes.can_cover(num_boxes, largest, grid)
+    plan = _Plan(num_boxes, extent, chosen == "centered", may_be_full)
+    return _box_mask(key, true_sides, grid, plan)
 
 
 class _Plan(NamedTuple):
     num_boxes: int
-    extent: tuple[tuple[int, int], ...]
-    """The least and the most tokens of a box along each axis."""
-    centred: bool
+    extent: tuple[tuple[int, int] | None, ...]
+    """The minimum and the maximum of a box's sides along each axis, None for the whole axis."""
+    centered: bool
+    may_be_full: bool
 
 
-def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int] | None, ...]:
     meaning = f"one entry for each axis, {len(grid)} in all, such as ((2, 4),) on a sequence"
     if not _check.is_sequence(extent) and getattr(extent, "ndim", 0) != 2:
         raise TypeError(f"extent must have {meaning}, got {extent!r}")
     if len(extent) != len(grid):
         raise ValueError(f"extent must have {meaning}, got {extent!r}")
 
-    def pair(i: int) -> tuple[int, int]:
-        part = extent[i]
-        if part is None:
-            return grid[i], grid[i]
-        if _check.is_sequence(part):
-            return _check.count_range(f"extent[{i}]", part, _check.MAX_TOKENS)
-        return (_check.count(f"extent[{i}]", part, 1, _check.MAX_TOKENS),) * 2
+    def pair(name: str, sides: Any) -> tuple[int, int] | None:
+        if sides is None:
+            return None
+        if _check.is_sequence(sides):
+            return _check.count_range(name, sides, _check.MAX_TOKENS)
+        return (_check.whole(name, sides, 1, _check.MAX_TOKENS),) * 2
 
-    return tuple(pair(i) for i in range(len(grid)))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _box_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    def draw_size(*draws: jax.Array) -> list[jax.Array]:
-        return [
-            _draws.whole_between(draw, *pair) for draw, pair in zip(draws, plan.extent, strict=True)
-        ]
-
-    return _boxes.random_union(
-        key,
-        grid,
-        draw_size,
-        num_boxes=plan.num_boxes,
-        size_draws=len(grid),
-        largest=[most for _, most in plan.extent],
-        draw_start=_place_centred if plan.centred else _boxes.place,
-    )
+    return tuple(pair(f"extent[{i}]", sides) for i, sides in enumerate(extent))
 
 
-def _place_centred(
-    draws: _boxes.PerAxis, size: _boxes.PerAxis, grid: tuple[int, ...]
-) -> list[jax.Array]:
-    """Draws centres uniformly over all tokens, and returns the starts."""
-    centre = _boxes.place(draws, (1,) * len(grid), grid)
-    return [at - part // 2 for at, part in zip(centre, size, strict=True)]
+@_tracing.jit
+def _box_mask(
+    key: jax.Array, within: jax.Array | None, grid: tuple[int, ...], plan: _Plan
+) -> jax.Array:
+    part, rank = _within.true_part(grid, within), len(grid)
+    words, last_word = _boxes.words_of_boxes(key, plan.num_boxes, 2 * rank, plan.may_be_full)
+    sides, starts = [], []
+    for side_words, place_words, pair, length in zip(
+        words[:rank], words[rank:], plan.extent, part.sides, strict=True
+    ):
+        side = jnp.minimum(_draws.between(side_words, *(pair or (length, length))), length)
+        if plan.centered and pair is not None:
+            starts.append(_draws.below(place_words, length) - side // 2)
+        else:
+            starts.append(_draws.below(place_words, length - side + 1))
+        sides.append(side)
+    mask = jnp.any(_boxes.each_box(starts, sides, grid), axis=0) & part.inside
+    return _boxes.leave_one(mask, part, last_word) if plan.may_be_full else mask

@@ -1,20 +1,18 @@
 """I-JEPA's context block and separate target blocks."""
 
-import bisect
-import functools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _draws, _sizes
+from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing, _within
 
 
 class ContextTargetMasks(NamedTuple):
-    """What the context encoder sees, and each block to predict."""
+    """The tokens that the context encoder sees, and each block to predict."""
 
     context: jax.Array
     """bool[*grid]"""
@@ -32,38 +30,51 @@ def ijepa_masks(
     context_scale: _check.Range = (0.85, 1.0),
     min_keep: int = 10,
     allow_overlap: bool = False,
-    sampling: Literal["paper", "reference"] = "paper",
+    sampling: Literal["independent", "reference"] = "independent",
+    within: _within.Within | None = None,
 ) -> ContextTargetMasks:
-    """Draws I-JEPA's context and its separate target blocks.
+    """Samples I-JEPA's masks: a few target blocks, and a large context block without their tokens.
 
-    A block of scale `s` and aspect `a` has `n = floor(height * width * s)` and is
-    `round(sqrt(n * a))` tokens high and `round(sqrt(n / a))` wide (half to even), clamped to the
-    grid. On a sequence it is `max(1, floor(length * s))` tokens long. The targets of one mask share
-    one size and have independent corners. The context is one block of aspect 1 without the tokens
-    of any target. A context of fewer than `min_keep` tokens
-    is topped up from the free tokens, outside it and every target: a uniformly random one and
-    those that follow it in raster order, cyclically. Every free token is equally likely.
+        .222.....      .  context
+        .222.111.      1  first target
+        .....111.      2  second target
+                       blank: neither
+
+    On a grid of `H` by `W` tokens:
+
+    1. Sample one size for all targets. With a scale `s` from `target_scale`, an aspect ratio `a`
+       from `target_aspect_ratio` and `n = floor(H * W * s)`, a target is `round(sqrt(n * a))`
+       tokens high and `round(sqrt(n / a))` wide (half to even).
+    2. Place each target uniformly over every position that keeps it inside the grid. Targets may
+       overlap.
+    3. Sample a square context block in the same way, with a scale from `context_scale` and `a = 1`.
+    4. Remove the tokens of all targets from the context.
+    5. If fewer than `min_keep` context tokens remain, add tokens in neither set: consecutive free
+       tokens in raster order, from a uniformly random one on.
+
+    A side that does not fit is cut to the grid. If `H` and `W` differ, the block then keeps its
+    area: the other side becomes `round(n / cut_side)` (half up). On a sequence a block is
+    `max(1, floor(length * s))` tokens long.
 
     Args:
-        key: one PRNG key, typed or legacy.
-        grid: `(height, width)` or `(length,)`, at least two tokens. An image grid is refused as too
-            thin where the largest target that the options reach, clamped to the grid, has fewer
-            than 0.4 of the least `n`.
-        num_targets: number of target blocks, from 1 to 2**16; they may overlap.
+        key: a single PRNG key.
+        grid: `(height, width)` or `(length,)`, at least two tokens.
+        num_targets: number of target blocks, from 1 to 2**16.
         target_scale: `(min, max)` of the fraction of the grid in each target,
             `0 < min <= max <= 1`.
-        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. For blocks of up
-            to `n` tokens, `n * max(1, max, max / min) / min(1, min)` can be up to about 2**23. On a
-            sequence it has no meaning and must be the default.
+        target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. On a sequence it
+            has no meaning and must be the default.
         context_scale: `(min, max)` of the fraction of the grid in the context block,
             `0 < min <= max <= 1`.
-        min_keep: least number of context tokens, at least 1.
-        allow_overlap: leaves the targets' tokens in the context.
-        sampling: `"paper"` draws scale and aspect independently, and blocks reach every token.
-            `"reference"` does what the released code does before it truncates, wherever that would
-            not draw again: one number draws both scale and aspect, blocks are strictly smaller
-            than the grid and never touch its last row and column. There a batch shares one size,
-            here each mask has its own. Only for `(height, width)`, each at least 2.
+        min_keep: minimum of context tokens, at least 1. `ijepa_counts` tells the largest that the
+            other options allow.
+        allow_overlap: whether the targets' tokens stay in the context.
+        sampling: `"independent"` samples scale and aspect ratio independently, and blocks reach
+            every token. `"reference"` follows the released code, see Notes.
+        within: the true sides of a sample that is smaller than the grid, such as `(9, 12)` in a
+            grid of `(16, 16)`: ints, or an integer array of shape `(rank,)`, traced or not, clamped
+            into `[1, side]`. The masks are those that `grid=within` gives with the same key, False
+            outside.
 
     Returns:
         ContextTargetMasks: `context` bool[*grid] with at least `min_keep` tokens, and `targets`
@@ -71,9 +82,22 @@ def ijepa_masks(
 
     Raises:
         TypeError: if `key` is not a key or an option is of the wrong type.
-        ValueError: if `key` is a batch of keys, an option is out of its range, the grid is too
-            thin, or the options cannot guarantee `min_keep`; the message then says what to lower,
-            and to what.
+        ValueError: if an option is out of its range, or if the options cannot guarantee `min_keep`;
+            the message then says what to lower.
+
+    Notes:
+        A square grid cuts a side without extending the other, as the released code does: a context
+        of scale 0.9 holds 0.857 of 24x24 and 0.911 of 24x25.
+
+        `"reference"` follows github.com/facebookresearch/ijepa up to truncation and rejection.
+        Scale and aspect ratio share one random number, no block reaches the last row or column, and
+        no block keeps its area; thin grids are refused. It needs `(height, width)`, each at least
+        2. Unlike there, each mask has its own block size.
+
+        `within` may be a size that `grid=` refuses. The context then has at least `min_keep` tokens
+        or all that are in no target. If the targets hold every true token, a random one of them
+        becomes the context. So the context is never empty, and a target can be empty only if there
+        are fewer than 5 true tokens.
 
     Source:
         Assran et al. (2023), "Self-Supervised Learning from Images with a Joint-Embedding
@@ -86,86 +110,251 @@ def ijepa_masks(
         ((14, 14), (4, 14, 14))
         >>> bool((context & targets.any(0)).any())
         False
+
+        Images of many sizes in one batch, each with its own height and width:
+
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> sizes = jnp.array([[14, 9], [8, 16]])
+        >>> sample = lambda key, size: ijepa_masks(key, (16, 16), within=size)
+        >>> jax.vmap(sample)(keys, sizes).context.shape
+        (2, 16, 16)
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2))
-    num_targets = _check.block_count("num_targets", num_targets)
-    low, high = _check.real_range("target_scale", target_scale)
-    aspect_ratio = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
-    context_low, context_high = _check.real_range("context_scale", context_scale)
-    min_keep = _check.count("min_keep", min_keep)
-    allow_overlap = _check.flag("allow_overlap", allow_overlap)
-    if not isinstance(sampling, str) or sampling not in ("paper", "reference"):
-        raise ValueError(f"sampling must be 'paper' or 'reference', got {sampling!r}")
-    shared_draw = sampling == "reference"
-    if shared_draw and (len(grid) < 2 or min(grid) < 2):
-        raise ValueError(
-            f"grid must be (height, width), each at least 2, for sampling='reference', got {grid}"
-        )
-
-    tokens = math.prod(grid)
-    counts = _sizes.whole_steps(tokens * low, tokens * high)
-    sizes = _sizes.jepa_sizes("target_aspect_ratio", counts, aspect_ratio, len(grid))
-    _sizes.refuse_thin_grid(grid, grid, sizes, "target_scale", "target_aspect_ratio")
-    plan = _Plan(
-        room=tuple(side - shared_draw for side in grid),
+    min_keep = _check.whole("min_keep", min_keep)
+    options = _check_options(
+        grid,
         num_targets=num_targets,
-        target_sizes=sizes,
-        context_counts=_sizes.whole_steps(tokens * context_low, tokens * context_high),
-        min_keep=None if allow_overlap else min_keep,
-        shared_draw=shared_draw,
+        target_scale=target_scale,
+        target_aspect_ratio=target_aspect_ratio,
+        context_scale=context_scale,
+        allow_overlap=allow_overlap,
+        sampling=sampling,
     )
-    if allow_overlap:
-        _check_context_block(plan, min_keep)
-    else:
-        _check_room_left(plan, grid, aspect_ratio, min_keep)
-    return _ijepa_masks(key, grid, plan)
+    sides = _within.check(within, grid)
+    if sides is not None and options.reference:
+        raise ValueError("within needs sampling='independent', got sampling='reference'")
+    counts = _counts(grid, options)
+    if counts.min_keep < min_keep:
+        raise ValueError(_refusal(grid, options, counts, min_keep))
+    plan = _within.plan_for(_plan, math.prod(grid), options, traced=sides is not None)
+    return _ijepa_masks(key, sides, grid, plan, options, min_keep)
+
+
+class IjepaCounts(NamedTuple):
+    """The counts of tokens that options of `ijepa_masks` allow."""
+
+    min_keep: int
+    """the largest `min_keep` that `ijepa_masks` accepts, 0 if it accepts none"""
+    target_min: int
+    """the minimum of a target's tokens"""
+    target_max: int
+    """the maximum of a target's tokens"""
+
+
+def ijepa_counts(
+    grid: _check.Grid,
+    *,
+    num_targets: int = 4,
+    target_scale: _check.Range = (0.15, 0.2),
+    target_aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
+    context_scale: _check.Range = (0.85, 1.0),
+    min_keep: int = 10,
+    allow_overlap: bool = False,
+    sampling: Literal["independent", "reference"] = "independent",
+) -> IjepaCounts:
+    """Returns the counts of tokens that options of `ijepa_masks` allow, for its lists.
+
+    Args:
+        grid: as of `ijepa_masks`.
+        num_targets: as of `ijepa_masks`.
+        target_scale: as of `ijepa_masks`.
+        target_aspect_ratio: as of `ijepa_masks`.
+        context_scale: as of `ijepa_masks`.
+        min_keep: not used, so that `**presets.ijepa.keywords` fits.
+        allow_overlap: as of `ijepa_masks`.
+        sampling: as of `ijepa_masks`.
+
+    Returns:
+        IjepaCounts of Python ints: `min_keep`, the largest that `ijepa_masks` accepts;
+        `target_min` and `target_max`, the bounds of a target's tokens, for `token_indices(size=)`.
+
+    Raises:
+        TypeError: if an option is of the wrong type.
+        ValueError: if an option is out of its range.
+
+    Source:
+        This library's own.
+
+    Example:
+        >>> ijepa_counts((14, 14))
+        IjepaCounts(min_keep=28, target_min=24, target_max=42)
+    """
+    del min_keep
+    grid = _check.grid(grid, ranks=(1, 2))
+    options = _check_options(
+        grid,
+        num_targets=num_targets,
+        target_scale=target_scale,
+        target_aspect_ratio=target_aspect_ratio,
+        context_scale=context_scale,
+        allow_overlap=allow_overlap,
+        sampling=sampling,
+    )
+    return _counts(grid, options)
+
+
+class _Options(NamedTuple):
+    num_targets: int
+    target_scale: tuple[float, float]
+    target_aspect_ratio: _sizes.AspectRatio | None
+    """None on a sequence."""
+    context_scale: tuple[float, float]
+    allow_overlap: bool
+    reference: bool
+
+    def room(self, sides: Any) -> tuple[Any, ...]:
+        """Returns the sides that blocks are placed in, from the first token on."""
+        return tuple(side - self.reference for side in sides)
 
 
 class _Plan(NamedTuple):
-    room: tuple[int, ...]
-    """Blocks are placed inside it, from the first token."""
-    num_targets: int
-    target_sizes: _sizes.JepaSizes
-    context_counts: _sizes.Steps
-    min_keep: int | None
-    """None if the targets' tokens stay in the context."""
-    shared_draw: bool
-    """Whether one draw makes both the scale and the aspect ratio."""
+    targets: _sizes.JepaBlocks
+    context: _sizes.JepaBlocks
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _ijepa_masks(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> ContextTargetMasks:
-    rank, num_blocks = len(grid), plan.num_targets + 1
-    draws = _draws.random_draws(key, 4 + rank * num_blocks)
-    count_draw, aspect_draw, context_draw, top_up_draw = draws[:4]
-    corner_draws = draws[4:].reshape(num_blocks, rank).T
+def _check_options(
+    grid: tuple[int, ...],
+    *,
+    num_targets: Any,
+    target_scale: Any,
+    target_aspect_ratio: Any,
+    context_scale: Any,
+    allow_overlap: Any,
+    sampling: Any,
+) -> _Options:
+    sampling = _check.choice(
+        "sampling", sampling, ("independent", "reference"), renamed={"paper": "independent"}
+    )
+    if sampling == "reference" and (len(grid) < 2 or min(grid) < 2):
+        raise ValueError(
+            f"grid must be (height, width), each at least 2, for sampling='reference', got {grid}"
+        )
+    return _Options(
+        num_targets=_check.block_count("num_targets", num_targets),
+        target_scale=_check.real_range("target_scale", target_scale),
+        target_aspect_ratio=_sizes.check_aspect_ratio(
+            "target_aspect_ratio", target_aspect_ratio, len(grid)
+        ),
+        context_scale=_check.real_range("context_scale", context_scale),
+        allow_overlap=_check.flag("allow_overlap", allow_overlap),
+        reference=sampling == "reference",
+    )
 
-    target_size = _sizes.draw_jepa_size(
-        count_draw, count_draw if plan.shared_draw else aspect_draw, plan.target_sizes
+
+def _plan(tokens: np.ndarray, options: _Options) -> _Plan:
+    return _Plan(
+        targets=_sizes.jepa_blocks(
+            tokens, "target_aspect_ratio", options.target_scale, options.target_aspect_ratio
+        ),
+        context=_sizes.squares(
+            tokens, options.context_scale, on_sequence=options.target_aspect_ratio is None
+        ),
     )
-    context_count = _sizes.draw_whole(context_draw, plan.context_counts)
-    context_side = (
-        context_count if rank == 1 else _sizes.traced_rounded_sqrt(4 * context_count, jnp.int32(1))
+
+
+def _areas(
+    blocks: _sizes.JepaBlocks, grid: tuple[int, ...], options: _Options, *, smallest: bool
+) -> list[int]:
+    sides = _sizes.reached_sides(
+        blocks, options.room(grid), keep_area=not options.reference, smallest=smallest
     )
-    is_context = np.arange(num_blocks) == plan.num_targets
-    size = _boxes.clamp(
-        [jnp.where(is_context, context_side, side) for side in target_size], plan.room
+    return [math.prod(each) for each in sides]
+
+
+def _counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
+    plan = _within.plan_for(_plan, math.prod(grid), options)
+    target_min = min(_areas(plan.targets, grid, options, smallest=True))
+    target_max = max(_areas(plan.targets, grid, options, smallest=False))
+    if options.reference:
+        _refuse_thin_grid(grid, plan, target_max)
+    if options.allow_overlap:
+        left = min(_areas(plan.context, grid, options, smallest=True))
+    else:
+        left = math.prod(grid) - options.num_targets * target_max
+    return IjepaCounts(max(left, 0), target_min, target_max)
+
+
+_THINNEST = 0.4
+"""A grid is too thin for the reference if no target keeps this part of its minimum area."""
+
+
+def _refuse_thin_grid(grid: tuple[int, ...], plan: _Plan, largest: int) -> None:
+    minimum = max(plan.targets.counts.whole[0], 1)
+    if largest < _THINNEST * minimum:
+        raise ValueError(
+            f"grid {grid} is too thin for sampling='reference': target_scale asks for blocks of at "
+            f"least {minimum} tokens, and the largest block of this target_aspect_ratio holds "
+            f"{largest} there; sampling='independent' keeps the area"
+        )
+
+
+def _refusal(grid: tuple[int, ...], options: _Options, counts: IjepaCounts, min_keep: int) -> str:
+    if options.allow_overlap:
+        return (
+            f"min_keep must be at most {counts.min_keep}, the smallest context block of "
+            f"context_scale; got {min_keep}"
+        )
+    tokens, fewer = math.prod(grid), (math.prod(grid) - min_keep) // counts.target_max
+    advice = [f"num_targets to {fewer}"] if fewer >= 1 else []
+    advice += [f"min_keep to {counts.min_keep}"] if counts.min_keep >= 1 else []
+    return (
+        f"min_keep must be at most {counts.min_keep}: {options.num_targets} targets (num_targets) "
+        f"of up to {counts.target_max} tokens (target_scale) leave the context as few of {tokens} "
+        f"tokens; got {min_keep}; lower " + ", or ".join([*advice, "target_scale"])
     )
-    start = _boxes.place(corner_draws, size, plan.room)
-    blocks = _boxes.each_box(start, size, grid)
-    targets, context = blocks[:-1], blocks[-1]
-    if plan.min_keep is not None:
-        # Not `targets.any(0)`, which takes half as long again on a CPU.
-        hidden = _boxes.union([part[:-1] for part in start], [part[:-1] for part in size], grid)
-        context = _top_up(context & ~hidden, ~(context | hidden), plan.min_keep, top_up_draw)
+
+
+@_tracing.jit
+def _ijepa_masks(
+    key: jax.Array,
+    within: jax.Array | None,
+    grid: tuple[int, ...],
+    plan: Any,
+    options: _Options,
+    min_keep: int,
+) -> ContextTargetMasks:
+    part = _within.true_part(grid, within)
+    plan, room = _within.plan_at(plan, part.tokens), options.room(part.sides)
+    words = _draws.random_words(key, 4 + len(grid) * (options.num_targets + 1))
+    count_word, aspect_word, context_word, last_word = words[:4]
+    corner_words = words[4:].reshape(-1, len(grid)).T
+    if options.reference:
+        aspect_word = count_word
+    target_sides, context_sides = (
+        _sizes.sample_jepa_sides(*words, blocks, room, keep_area=not options.reference)
+        for words, blocks in (
+            ((count_word, aspect_word), plan.targets),
+            ((context_word, context_word), plan.context),
+        )
+    )
+    targets = _boxes.place_each(corner_words[:, :-1], target_sides, room, grid)
+    context = _boxes.place_each(corner_words[:, -1], context_sides, room, grid)
+    if options.allow_overlap:
+        return ContextTargetMasks(context, targets)
+    hidden = jnp.any(targets, axis=0)
+    if within is not None:
+        left = _boxes.token_left(part, jnp.all(hidden | ~part.inside), last_word)
+        targets, hidden, context = targets & ~left[None], hidden & ~left, context | left
+    context = _top_up(context & ~hidden, part.inside & ~hidden, min_keep, last_word)
     return ContextTargetMasks(context, targets)
 
 
-def _top_up(context: jax.Array, free: jax.Array, min_keep: int, draw: jax.Array) -> jax.Array:
+def _top_up(context: jax.Array, unhidden: jax.Array, min_keep: int, word: jax.Array) -> jax.Array:
     """Adds free tokens, cyclically from a uniformly random one, until there are `min_keep`."""
+    free = unhidden & ~context
     num_free = jnp.sum(free, dtype=jnp.int32)
     missing = min_keep - jnp.sum(context, dtype=jnp.int32)
-    from_first = _count_before(free) - _draws.whole_below(draw, num_free)
+    from_first = _count_before(free) - _draws.below(word, num_free)
     from_first = jnp.where(from_first < 0, from_first + num_free, from_first)
     return context | free & (from_first < missing)
 
@@ -173,56 +362,20 @@ def _top_up(context: jax.Array, free: jax.Array, min_keep: int, draw: jax.Array)
 def _count_before(mask: jax.Array) -> jax.Array:
     """Counts the True tokens before each one in row-major order: bool[*grid] to int32[*grid].
 
-    Rows are packed into words, because a cumulative sum takes several times as long as all the rest
-    of a mask on a CPU, and so does packing the flat mask.
+    Rows are packed into words of 32 tokens, because a cumulative sum over tokens takes several
+    times as long as all the rest of a mask on a CPU. A mesh with explicit axes refuses reshapes
+    that merge and split axes at once.
     """
     width = mask.shape[-1]
     per_word = min(width, 32)
     rows = jnp.pad(mask.reshape(-1, width), ((0, 0), (0, -width % per_word)))
-    tokens = rows.reshape(-1, per_word)
-    bit = lax.broadcasted_iota(jnp.uint32, tokens.shape, 1)
-    word = jnp.sum(tokens.astype(jnp.uint32) << bit, axis=1, dtype=jnp.uint32)
-    in_word = lax.population_count(word[:, None] & ((jnp.uint32(1) << bit) - 1))
+    tokens = rows.reshape(len(rows), -1, per_word)
+    bit = lax.broadcasted_iota(jnp.uint32, tokens.shape, 2)
+    word = jnp.sum(tokens.astype(jnp.uint32) << bit, axis=2, dtype=jnp.uint32)
+    in_word = lax.population_count(word[..., None] & ((jnp.uint32(1) << bit) - 1))
     count = lax.population_count(word)
-    before_word = jnp.cumsum(count, dtype=jnp.uint32) - count
-    before = (before_word[:, None] + in_word).astype(jnp.int32)
-    return before.reshape(rows.shape)[:, :width].reshape(mask.shape)
-
-
-def _check_context_block(plan: _Plan, min_keep: int) -> None:
-    fewest, _ = _sizes.least_and_most(plan.context_counts)
-    side = fewest if len(plan.room) == 1 else _sizes.rounded_sqrt(4 * fewest)
-    area = math.prod(min(max(side, 1), part) for part in plan.room)
-    if area < min_keep:
-        raise ValueError(
-            f"min_keep must be at most {area}, the least context block that context_scale draws; "
-            f"got {min_keep}"
-        )
-
-
-def _check_room_left(
-    plan: _Plan, grid: tuple[int, ...], aspect_ratio: tuple[float, float], min_keep: int
-) -> None:
-    """Refuses targets that may leave fewer than `min_keep` tokens, and says what would do."""
-    tokens, num_targets = math.prod(grid), plan.num_targets
-    area = plan.target_sizes.largest_area(plan.room)
-    left = tokens - num_targets * area
-    if left >= min_keep:
-        return
-
-    def too_large(count: int) -> bool:
-        counts = _sizes.whole_steps(0, count + 0.5)
-        sizes = _sizes.jepa_sizes("target_aspect_ratio", counts, aspect_ratio, len(grid))
-        return tokens - num_targets * sizes.largest_area(plan.room) < min_keep
-
-    _, most = _sizes.least_and_most(plan.target_sizes.counts)
-    count = bisect.bisect_left(range(most), True, key=too_large) - 1
-    scale, fewer = math.floor(1e4 * count / tokens) / 1e4, (tokens - min_keep) // area
-    advice = [f"num_targets to {fewer}"] if fewer >= 1 else []
-    advice += [f"target_scale to at most {scale}"] if scale > 0 else []
-    advice += [f"min_keep to {left}"] if left >= 1 else []
-    raise ValueError(
-        f"{num_targets} targets (num_targets) of up to {area} tokens (target_scale) guarantee the "
-        f"context {max(left, 0)} of {tokens} tokens, fewer than {min_keep} (min_keep); lower "
-        + (", or ".join(advice) or "num_targets, target_scale and min_keep")
+    before_word = (jnp.cumsum(count.reshape(-1), dtype=jnp.uint32) - count.reshape(-1)).reshape(
+        count.shape
     )
+    before = (before_word[..., None] + in_word).astype(jnp.int32)
+    return before.reshape(rows.shape)[:, :width].reshape(mask.shape)

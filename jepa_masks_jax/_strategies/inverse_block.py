@@ -1,6 +1,5 @@
 """One visible block, everything else masked: the masks of CAPI."""
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _draws, _sizes
+from jepa_masks_jax import _check, _counts, _draws, _sizes, _tracing, _within
 
 
 def inverse_block_mask(
@@ -21,33 +20,43 @@ def inverse_block_mask(
     aspect_ratio: _check.Range = (0.5, 2.0),
     roll: bool = True,
 ) -> jax.Array:
-    """Draws a target that is everything outside one block of visible tokens.
+    """Samples one block of visible tokens and masks everything else, as CAPI does.
 
-    With `v` visible tokens and an aspect ratio `a` the block is `ceil(sqrt(v * a))` tokens high and
-    `ceil(sqrt(v / a))` wide, and of its tokens the first `v` in row-major order are visible. `a` is
-    log-uniform over the part of `aspect_ratio` with which the block fits in the grid, one of
-    1,024 equally likely values. With `roll` the grid is shifted cyclically, so the block may reach
-    over the edges, and every token is equally likely to be visible.
+    On `H` by `W` tokens, with `v` visible ones:
+
+    1. Sample an aspect ratio `a`, log-uniform over the part of `aspect_ratio` with which the block
+       fits: `max(min, v / W**2) <= a <= min(max, H**2 / v)`.
+    2. The block is `ceil(sqrt(v * a))` tokens high and `ceil(sqrt(v / a))` wide. Its first `v`
+       tokens in raster order are visible.
+    3. Place it uniformly: with `roll` over the grid with wrap-around, so that every token is
+       equally likely to be visible; otherwise over every position that keeps it inside.
+
+        roll=True       roll=False
+        ..####..        ########        #  target
+        ..####..        #....###        .  visible
+        ########        #....###
+        ########        ########
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: a single PRNG key.
         grid: `(height, width)`, at least two tokens.
-        mask_ratio: fraction of the tokens in the target, in `(0, 1)`; the count is
-            `round(mask_ratio * tokens)`, but at least 1 and at most `tokens - 1`.
-        num_masked: number of targets, from 1 to `tokens - 1`. Exactly one of `mask_ratio` and
+        mask_ratio: fraction of the tokens to mask, in `(0, 1)`; the count is
+            `round(mask_ratio * tokens)` (half to even), but at least 1 and at most `tokens - 1`.
+        num_masked: count of tokens to mask, from 1 to `tokens - 1`. Exactly one of `mask_ratio` and
             `num_masked` is given.
         aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
-        roll: whether the block is placed uniformly over the grid as if its edges met. If not, its
-            corner is uniform over every position that keeps it inside.
+        roll: whether the block is placed with wrap-around.
 
     Returns:
-        bool[*grid] with exactly the count of targets.
+        bool[*grid] with exactly the requested count of True tokens.
 
     Raises:
         TypeError: if `key` is not a key, an option is of the wrong type, or both or none of
             `mask_ratio` and `num_masked` are given.
-        ValueError: if `key` is a batch of keys, an option is out of its range, or no block of that
-            aspect ratio fits in the grid.
+        ValueError: if an option is out of its range, or if no block of that aspect ratio fits.
+
+    Notes:
+        Aspect ratios are sampled from 1,024 equally likely values.
 
     Source:
         Darcet et al. (2025), "Cluster and Predict Latent Patches for Improved Masked Image
@@ -63,8 +72,9 @@ def inverse_block_mask(
     if mask_ratio is not None:
         mask_ratio = _check.fraction("mask_ratio", mask_ratio)
     if num_masked is not None:
-        num_masked = _check.count("num_masked", num_masked, 1, tokens - 1)
-    _, (count, _) = _check.exact_count(mask_ratio, num_masked, tokens)
+        num_masked = _check.whole("num_masked", num_masked, 1, tokens - 1)
+    _, masked = _counts.check_masked(mask_ratio, num_masked, tokens)
+    count, _ = _within.plan_for(_counts.plan, tokens, masked)
     low, high = _check.real_range("aspect_ratio", aspect_ratio, high=None)
     roll = _check.flag("roll", roll)
     visible, (height, width) = tokens - count, grid
@@ -80,11 +90,11 @@ def inverse_block_mask(
 class _Plan(NamedTuple):
     visible: int
     aspect_ratio: tuple[float, float]
-    """With which the block fits."""
+    """The part of the option with which the block fits."""
     roll: bool
 
 
-def _block_sizes(grid: tuple[int, int], plan: _Plan) -> np.ndarray:
+def _block_sides(grid: tuple[int, ...], plan: _Plan) -> np.ndarray:
     """Returns the equally likely heights and widths of the block: int32[n, 2]."""
     aspect = _sizes.log_uniform(*plan.aspect_ratio)[:, None]
     sides = np.sqrt(plan.visible * np.hstack([aspect, 1 / aspect]))
@@ -92,15 +102,27 @@ def _block_sizes(grid: tuple[int, int], plan: _Plan) -> np.ndarray:
     return np.minimum(np.ceil(sides), grid).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _inverse_block_mask(key: jax.Array, grid: tuple[int, int], plan: _Plan) -> jax.Array:
-    size_draw, *corner_draws = _draws.random_draws(key, 3)
-    size = [_draws.entry_of(size_draw, sides) for sides in _block_sizes(grid, plan).T]
-    height, width = size
-    corner = _boxes.place(corner_draws, (1, 1) if plan.roll else size, grid)
+@_tracing.jit
+def _inverse_block_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
+    words = _draws.random_words(key, 3)
+    height, width = _draws.entries(words[0], _block_sides(grid, plan))
     row, column = (
-        lax.rem(lax.broadcasted_iota(jnp.int32, grid, axis) - start + side, jnp.int32(side))
-        for axis, (start, side) in enumerate(zip(corner, grid, strict=True))
+        _from_start(length, word, 1 if plan.roll else side, axis, grid)
+        for axis, (length, word, side) in enumerate(
+            zip(grid, words[1:], (height, width), strict=True)
+        )
     )
     in_block = (row < height) & (column < width)
     return ~(in_block & (row * width + column < plan.visible))
+
+
+def _from_start(
+    length: int, word: jax.Array, inside: jax.Array | int, axis: int, grid: tuple[int, ...]
+) -> jax.Array:
+    """Counts the tokens from a uniform start along an axis, with wrap-around: int32[*grid].
+
+    The start keeps so many tokens `inside`.
+    """
+    start = _draws.below(word, length - inside + 1)
+    at = lax.broadcasted_iota(jnp.int32, grid, axis)
+    return lax.rem(at - start + length, jnp.int32(length))

@@ -1,6 +1,5 @@
-"""Random tokens, an exact number of them."""
+"""Random tokens, an exact count of them."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jepa_masks_jax import _check, _draws, _subsets
+from jepa_masks_jax import _check, _counts, _draws, _subsets, _tracing, _within
 
 
 def random_mask(
@@ -16,36 +15,53 @@ def random_mask(
     grid: _check.Grid,
     *,
     mask_ratio: float | _check.Range | None = None,
-    num_masked: _check.Count | tuple[int, int] | None = None,
+    num_masked: _counts.Count | tuple[int, int] | None = None,
     cell: Sequence[int] | None = None,
+    within: _within.Within | None = None,
+    among: jax.Array | None = None,
 ) -> jax.Array:
-    """Draws an exact number of target tokens, uniform without replacement.
+    """Samples exactly `n` random tokens, or `n` random cells (e.g. 4x4 tokens), as MAE masks them.
 
-    With `cell`, whole cells of the grid are masked, and counts and ratios are of cells: SimMIM's
-    squares; `(frames, 1, 1)` masks the same tokens of every frame, `(1, height, width)` whole
-    frames.
+    `n` is one of these, and with `cell` it counts cells:
+
+        mask_ratio=r           round(r * tokens), half to even, at least 1, at most tokens - 1
+        mask_ratio=(lo, hi)    uniform between the counts of the two ratios
+        num_masked=n           n, from 1 to tokens - 1
+        num_masked=(lo, hi)    uniform between the two, both included
+        num_masked=array       an integer array of shape (), traced or not, clamped into
+                               [1, tokens - 1]
+
+    At least one token stays context. For MaskGIT's ratio of 1 use `top_mask`. With one key, the
+    masks of two counts are nested: the larger holds the smaller.
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: a single PRNG key.
         grid: one to four sides, at least two tokens.
-        mask_ratio: fraction of tokens (or cells) in the target, in `(0, 1)`; the count is
-            `round(mask_ratio * tokens)` (half to even, as Python rounds), but at least 1 and at
-            most `tokens - 1`. Or a pair `(min, max)`: the count is drawn uniformly between the two
-            rounded counts.
-        num_masked: number of target tokens (or cells), from 1 to one less than all, or an inclusive
-            pair `(min, max)` from which it is drawn uniformly. Or an integer array of shape (),
-            traced or not, which is clamped into that range. Exactly one of `mask_ratio` and
-            `num_masked` is given.
-        cell: sides of a cell, which divide the grid's into at least two cells; single tokens if
-            None.
+        mask_ratio: fraction of the tokens to mask, in `(0, 1)`, or a pair `(min, max)`.
+        num_masked: count of tokens to mask. Exactly one of `mask_ratio` and `num_masked` is given.
+        cell: sides of a cell, which divide those of the grid into at least two cells: `(8, 8)` for
+            SimMIM's squares, `(frames, 1, 1)` for the same tokens in every frame,
+            `(1, height, width)` for whole frames. Single tokens if None.
+        within: the true sides of a sample that is smaller than the grid, such as `(9, 12)` in a
+            grid of `(16, 16)`: ints, or an integer array of shape `(rank,)`, traced or not, clamped
+            into `[1, side]`. The mask is the one that `grid=within` gives with the same key, False
+            outside, and the context is `inside(grid, within) & ~mask`.
+        among: bool[*grid], traced or not: the tokens that may be masked, such as those with data.
+            Ratios and counts are of these tokens. All if None.
 
     Returns:
-        bool[*grid], with exactly the count of targets.
+        bool[*grid] with exactly `n` True tokens.
 
     Raises:
         TypeError: if `key` is not a key, an option is of the wrong type, or both or none of
             `mask_ratio` and `num_masked` are given.
-        ValueError: if `key` is a batch of keys or an option is out of its range.
+        ValueError: if an option is out of its range, if `among` has another shape than the grid, or
+            if `cell` is given together with `within` or `among`.
+
+    Notes:
+        With `within` or `among`, every count is cut to one less than the tokens that may be masked.
+        If there is only one, or none, the mask is empty. `among` gives the bits of `clip_count` on
+        an empty mask with that `among`.
 
     Source:
         He et al. (2022), "Masked Autoencoders Are Scalable Vision Learners", section 3.
@@ -54,28 +70,58 @@ def random_mask(
         >>> mask = random_mask(jax.random.key(0), (14, 14), mask_ratio=0.75)
         >>> mask.shape, int(mask.sum())
         ((14, 14), 147)
+
+        Half of the tokens that have data, of a satellite image with gaps:
+
+        >>> has_data = jnp.arange(196).reshape(14, 14) % 7 > 2
+        >>> mask = random_mask(jax.random.key(0), (14, 14), mask_ratio=0.5, among=has_data)
+        >>> int(has_data.sum()), int(mask.sum()), bool((mask & ~has_data).any())
+        (112, 56, False)
+
+        Images of many shapes as packed sequences, with the coordinates of each patch:
+
+        >>> y, x = jnp.arange(256) // 12, jnp.arange(256) % 12  # a 9x12 image, padded to 256
+        >>> valid = jnp.arange(256) < 9 * 12
+        >>> mask = random_mask(jax.random.key(0), (32, 32), mask_ratio=0.75, within=(9, 12))
+        >>> packed = mask[y, x] & valid
+        >>> int(packed.sum())
+        81
+
+        A count that follows a schedule without a new compilation:
+
+        >>> ratio = jnp.float32(0.4)  # such as optax.linear_schedule(0.4, 0.8, 1000)(step)
+        >>> count = jnp.round(196 * ratio).astype(jnp.int32)
+        >>> int(random_mask(jax.random.key(0), (14, 14), num_masked=count).sum())
+        78
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
+    sides, among = _within.check(within, grid), _check.among(among, grid)
+    if cell is not None and (sides is not None or among is not None):
+        other = "among" if sides is None else "within"
+        raise ValueError(f"cell must not be given together with {other}, got {cell!r}")
     cell = (1,) * len(grid) if cell is None else _check_cell(cell, grid)
-    num_cells = math.prod(grid) // math.prod(cell)
-    return _random_mask(key, grid, cell, *_check.exact_count(mask_ratio, num_masked, num_cells))
+    cells = tuple(length // side for length, side in zip(grid, cell, strict=True))
+    tokens = math.prod(cells)
+    count, masked = _counts.check_masked(mask_ratio, num_masked, tokens)
+    plan = _plan(tokens, masked, sides, among)
+    return _random_mask(key, cells, cell, count, plan, sides, among)
 
 
 def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: float) -> jax.Array:
-    """Draws one random spatial mask that all frames share.
+    """Samples random tokens of a frame and masks them in every frame, as VideoMAE does.
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: a single PRNG key.
         grid: `(frames, height, width)`, at least two tokens in a frame.
-        mask_ratio: fraction of a frame's tokens in the target, in `(0, 1)`.
+        mask_ratio: fraction of a frame's tokens to mask, in `(0, 1)`.
 
     Returns:
-        bool[*grid] with exactly `round(mask_ratio * height * width)` targets in every frame (half
-        to even, as Python rounds), but at least 1 and at most `height * width - 1`.
+        bool[*grid] with exactly `round(mask_ratio * height * width)` True tokens in every frame
+        (half to even), but at least 1 and at most `height * width - 1`.
 
     Raises:
         TypeError: if `key` is not a key or an option is not a static number.
-        ValueError: if `key` is a batch of keys or an option is out of its range.
+        ValueError: if an option is out of its range.
 
     Source:
         Tong et al. (2022), "VideoMAE: Masked Autoencoders are Data-Efficient Learners for
@@ -87,31 +133,35 @@ def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: float) ->
         ((8, 14, 14), 1408)
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(3,), whole_frames=True)
-    _check.fraction("mask_ratio", mask_ratio)
-    return random_mask(key, grid, mask_ratio=mask_ratio, cell=(grid[0], 1, 1))
+    ratio = _check.fraction("mask_ratio", mask_ratio)
+    plan = _plan(math.prod(grid[1:]), _counts.Masked((ratio, ratio), None), None, None)
+    return _random_mask(key, (1, *grid[1:]), (grid[0], 1, 1), None, plan, None, None)
 
 
 def object_mask(
-    key: jax.Array, num_slots: int, *, num_masked: _check.Count | tuple[int, int] = 2
+    key: jax.Array,
+    num_slots: int,
+    *,
+    num_masked: _counts.Count | tuple[int, int] = 2,
+    among: jax.Array | None = None,
 ) -> jax.Array:
-    """Draws a uniformly random subset of object slots.
-
-    The slots of a history, `bool[frames, slots]`, have the masked slots hidden in every frame but
-    the first: `jnp.broadcast_to(mask, (frames, num_slots)).at[0].set(False)`.
+    """Samples a random subset of object slots, as C-JEPA masks them.
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: a single PRNG key.
         num_slots: number of slots, from 2 to 2**24.
-        num_masked: number of masked slots, or an inclusive pair `(min, max)` from which it is drawn
-            uniformly, from 1 to `num_slots - 1`. Or an integer array of shape (), traced or not,
-            which is clamped into that range.
+        num_masked: count of slots to mask, from 1 to `num_slots - 1`; or a pair `(min, max)`, from
+            which it is sampled uniformly, both included; or an integer array of shape (), traced or
+            not, which is clamped into that range.
+        among: bool[num_slots], traced or not: the slots that may be masked, such as those that hold
+            an object. Counts are of these slots, as in `random_mask`. All if None.
 
     Returns:
         bool[num_slots], True at the masked slots.
 
     Raises:
-        TypeError: if `key` is not a key or a number is not an integer.
-        ValueError: if `key` is a batch of keys or a number is out of its range.
+        TypeError: if `key` is not a key or a count is not an integer.
+        ValueError: if a count is out of its range, or if `among` has another shape than the slots.
 
     Source:
         C-JEPA, github.com/galilai-group/cjepa.
@@ -120,36 +170,54 @@ def object_mask(
         >>> mask = object_mask(jax.random.key(0), 7, num_masked=2)
         >>> mask.shape, int(mask.sum())
         ((7,), 2)
+
+        To hide the slots in all frames but the first:
+
+        >>> jnp.broadcast_to(mask, (4, 7)).at[0].set(False).sum(1).tolist()
+        [0, 2, 2, 2]
     """
-    key, num_slots = _check.key(key), _check.count("num_slots", num_slots, 2, _check.MAX_TOKENS)
+    key, slots = _check.key(key), _check.whole("num_slots", num_slots, 2, _check.MAX_TOKENS)
     if num_masked is None:
         raise TypeError("num_masked must be an integer or a pair (min, max), got None")
-    return random_mask(key, (num_slots,), num_masked=num_masked)
+    among = _check.among(among, (slots,))
+    count, masked = _counts.check_masked(None, num_masked, slots)
+    plan = _plan(slots, masked, None, among)
+    return _random_mask(key, (slots,), (1,), count, plan, None, among)
 
 
 def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
     meaning = f"{len(grid)} sides that divide those of the grid {grid} into at least two cells"
     sides = _check.sequence("cell", cell, (len(grid),), meaning)
-    sides = tuple(_check.count(f"cell[{i}]", side) for i, side in enumerate(sides))
-    if any(side % part for side, part in zip(grid, sides, strict=True)) or sides == grid:
+    sides = tuple(_check.whole(f"cell[{i}]", side) for i, side in enumerate(sides))
+    if any(length % side for length, side in zip(grid, sides, strict=True)) or sides == grid:
         raise ValueError(f"cell must be {meaning}, got {cell!r}")
     return sides
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 4))
+def _plan(
+    tokens: int, masked: _counts.Masked, within: jax.Array | None, among: jax.Array | None
+) -> Any:
+    traced = within is not None or among is not None
+    return _within.plan_for(_counts.plan, tokens, masked, traced=traced)
+
+
+@_tracing.jit
 def _random_mask(
     key: jax.Array,
-    grid: tuple[int, ...],
+    cells: tuple[int, ...],
     cell: tuple[int, ...],
     num_masked: jax.Array | None,
-    count_range: tuple[int, int],
+    plan: Any,
+    within: jax.Array | None,
+    among: jax.Array | None,
 ) -> jax.Array:
-    cells = tuple(side // part for side, part in zip(grid, cell, strict=True))
-    num_cells = math.prod(cells)
-    draws = _draws.random_draws(key, num_cells + 1)
-    count = _subsets.clamp_or_draw_count(draws[-1], num_masked, count_range)
-    pool = jnp.ones(num_cells, bool)
-    mask = _subsets.random_subset(draws[:-1], pool, count).reshape(cells)
-    for axis, part in enumerate(cell):
-        mask = jnp.repeat(mask, part, axis)
+    part = _within.true_part(cells, within)
+    pool = part.inside if among is None else part.inside & among
+    eligible = part.tokens if among is None else jnp.sum(pool, dtype=jnp.int32)
+    words = _draws.random_words(key, math.prod(cells) + 1)
+    count = _within.plan_at(plan, eligible).sample_or_clamp(words[part.tokens], num_masked)
+    mask = _subsets.random_subset(part.own(words).reshape(-1), pool.reshape(-1), count)
+    mask = mask.reshape(cells)
+    for axis, side in enumerate(cell):
+        mask = jnp.repeat(mask, side, axis)
     return mask

@@ -1,76 +1,145 @@
 """Spans of a sequence: the masks of wav2vec 2.0 and HuBERT."""
 
-import functools
-import math
-from typing import NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _check, _draws, _sizes, _subsets
+from jepa_masks_jax import _check, _draws, _subsets, _tracing, _within
+from jepa_masks_jax._draws import Uniform
 
 
-def span_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: float, span: int) -> jax.Array:
-    """Draws a target of equally long spans of a sequence.
+def span_mask(
+    key: jax.Array,
+    grid: _check.Grid,
+    *,
+    mask_ratio: float,
+    span: int,
+    overlap: bool = True,
+    within: _within.Within | None = None,
+) -> jax.Array:
+    """Samples a target of equally long spans of a sequence, such as speech frames.
 
-    There are `floor(mask_ratio * length / span + u)` spans, with `u` uniform in `[0, 1)`, but at
-    least one. Their starts are distinct and uniform over every start that keeps a span inside.
-    Spans overlap, so the realised ratio is below `mask_ratio`; `clip_count` makes it exact.
+        .###...####..     #  target    .  context
+                          (span=3, two of the spans overlap)
+
+    On a sequence of `L` tokens:
+
+    1. There are `floor(mask_ratio * L / span + u)` spans, with `u` uniform in `[0, 1)`, but at
+       least 1 and at most `(L - 1) // span`.
+    2. With `overlap` their starts are distinct and uniform over every start that keeps a span
+       inside. Without it the spans share no token, and every such placement is equally likely.
+
+    With `overlap`, `mask_ratio` is nominal: the actual ratio is usually lower. For an exact count
+    use `overlap=False`: the count is then `span` times the number of spans, which varies by one
+    unless `mask_ratio * L / span` is whole. A decimal `mask_ratio` is what its digits say.
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: a single PRNG key.
         grid: `(length,)`, at least two tokens.
         mask_ratio: fraction of the tokens that the spans would hold without overlap, in `(0, 1)`.
         span: tokens of a span, from 1 to `length - 1`.
+        overlap: whether spans may share tokens.
+        within: the true length of a sample that is shorter than the grid, `(length,)`: an int, or
+            an integer array of shape `(1,)`, traced or not, clamped into `[1, length]`. The mask is
+            the one that `grid=within` gives with the same key, False outside, and the context is
+            `inside(grid, within) & ~mask`.
 
     Returns:
-        bool[length], True at the target tokens. Neither it nor its complement, the context, is
-        empty.
+        bool[length], True at the target tokens. At least one token is True and at least one is
+        False. The context is its complement.
 
     Raises:
         TypeError: if `key` is not a key or an option is of the wrong type.
-        ValueError: if `key` is a batch of keys, an option is out of its range, or so many spans
-            may be drawn that they can cover the sequence.
+        ValueError: if an option is out of its range.
+
+    Notes:
+        A true length of `span` or less is one that `grid=` refuses: there the span is cut to
+        `length - 1` tokens, and a single token is context.
 
     Source:
         Baevski et al. (2020), "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
         Representations", section 3.1; `compute_mask_indices` of
-        `fairseq/data/data_utils.py` of github.com/facebookresearch/fairseq, where no span reaches
+        `fairseq/data/data_utils.py` of github.com/facebookresearch/fairseq. There no span reaches
         the last token, and all masks of a batch are cut to the shortest.
 
     Example:
         >>> mask = span_mask(jax.random.key(0), (100,), mask_ratio=0.65, span=10)
         >>> mask.shape, mask.dtype
         ((100,), dtype('bool'))
+
+        Padded speech, each utterance with its own count of frames:
+
+        >>> import jepa_masks_jax as jm
+        >>> def sample(key, length):
+        ...     target = jm.presets.wav2vec2(key, (200,), within=(length,))
+        ...     return jm.inside((200,), (length,)) & ~target, target
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> context, target = jax.vmap(sample)(keys, jnp.array([200, 75, 30]))
+        >>> (context | target).sum(1).tolist()
+        [200, 75, 30]
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
-    mask_ratio = _check.fraction("mask_ratio", mask_ratio)
     (length,) = grid
-    span = _check.count("span", span, 1, length - 1)
-    spans = mask_ratio * length / span
-    plan = _Plan(span, _sizes.whole_steps(spans, spans + 1))
-    _, most = _sizes.least_and_most(plan.counts)
-    if most * span >= length:
-        raise ValueError(
-            f"mask_ratio must be lower, or span: {most} spans of {span} tokens can be drawn, which "
-            f"can cover all {length} tokens; got {mask_ratio}"
-        )
-    return _span_mask(key, grid, plan)
+    mask_ratio = _check.fraction("mask_ratio", mask_ratio)
+    span = _check.whole("span", span, 1, length - 1)
+    overlap = _check.flag("overlap", overlap)
+    sides = _within.check(within, grid)
+    ratio = Fraction(str(mask_ratio)).as_integer_ratio()
+    plan = _within.plan_for(_plan, length, ratio, span, traced=sides is not None)
+    return _span_mask(key, sides, grid, plan, span, overlap)
 
 
 class _Plan(NamedTuple):
-    span: int
-    counts: _sizes.Steps
-    """Of the spans, before the number is rounded down."""
+    spans: Uniform
+    """The count of spans, before it is rounded down and clamped."""
+    most: Any
+    """The maximum of spans."""
+    span: Any
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _span_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    num_starts = math.prod(grid) - plan.span + 1
-    draws = _draws.random_draws(key, num_starts + 1)
-    count = jnp.maximum(_sizes.draw_whole(draws[-1], plan.counts), 1)
-    starts = _subsets.random_subset(draws[:-1], jnp.ones(num_starts, bool), count)
-    # A token is masked where a span starts at it or up to `span - 1` tokens before.
-    reach = plan.span - 1
-    return lax.reduce_window(starts, False, lax.bitwise_or, (plan.span,), (1,), ((reach, reach),))
+def _plan(length: np.ndarray, ratio: tuple[int, int], span: int) -> _Plan:
+    # Python's own integers, because the products may exceed 64 bits.
+    spans, per = ratio[0] * length.astype(object), ratio[1] * span
+    unit = _draws.finest_unit((spans // per + 1).astype(int)).astype(object)
+    return _Plan(
+        Uniform(spans * unit // per, unit, unit),
+        np.maximum((length - 1) // span, 1),
+        np.minimum(span, length - 1),
+    )
+
+
+@_tracing.jit
+def _span_mask(
+    key: jax.Array,
+    within: jax.Array | None,
+    grid: tuple[int, ...],
+    plan: Any,
+    longest: int,
+    overlap: bool,
+) -> jax.Array:
+    part = _within.true_part(grid, within)
+    plan = _within.plan_at(plan, part.tokens)
+    num_starts = part.tokens - plan.span + 1
+    words = _draws.random_words(key, grid[0] + 1)
+    count = jnp.clip(plan.spans.sample_whole(words[num_starts]), 1, plan.most)
+    start = lax.iota(jnp.int32, grid[0])
+    if overlap:
+        starts = _subsets.random_subset(words[:-1], start < num_starts, count)
+    else:
+        # A choice of places between single tokens: each chosen one is then drawn out to a span.
+        shift = plan.span - 1
+        places = start < num_starts - (count - 1) * shift
+        chosen = _subsets.random_subset(words[:-1], places, count)
+        before = jnp.cumsum(chosen, dtype=jnp.int32) - chosen
+        moved = jnp.where(chosen, start + shift * before, grid[0])
+        starts = (chosen & False).at[moved].set(True, mode="drop")
+    window = {"window_dimensions": (longest,), "window_strides": (1,)}
+    before = ((longest - 1, 0),)
+    reached = lax.reduce_window(starts, False, lax.bitwise_or, padding=before, **window)
+    # A span that is cut to a short sample is its only one, and ends before the window does.
+    last_stop = jnp.max(jnp.where(starts, start + plan.span, 0))
+    return reached & (start < last_stop)

@@ -1,13 +1,14 @@
 """Squares over a run of frames: `SpatiotemporalMasking` of jepa-rs."""
 
-import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes
+from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes, _tracing, _within
+from jepa_masks_jax._draws import Uniform
 
 
 def spatiotemporal_mask(
@@ -18,16 +19,23 @@ def spatiotemporal_mask(
     temporal_extent: tuple[int, int] = (2, 4),
     spatial_scale: _check.Range = (0.1, 0.2),
 ) -> jax.Array:
-    """Draws a target of tubes, each a square over a run of frames.
+    """Samples tubes, each a square over a run of frames; a port of jepa-rs.
 
-    A tube lasts a whole number of frames drawn from `temporal_extent`, then clamped to the grid's.
-    Its square has a side of `round(sqrt(round(height * width * scale)))` tokens, clamped to each
-    side of the grid (`round` is half away from zero). Its corner is uniform over every position
-    that keeps it inside. On a thin grid a clamped square holds fewer tokens than its scale says.
-    If the tubes cover the whole grid, one uniformly random token is left out.
+    For V-JEPA's own masks use `vjepa_mask`.
+
+    On a video of `T` frames of `H` by `W` tokens, each of the `num_targets` tubes samples a scale
+    `s` from `spatial_scale`:
+
+    1. It lasts a whole number of frames, uniform in `temporal_extent` and cut to `T`.
+    2. Its square has a side of `round(sqrt(round(H * W * s)))` tokens, cut to each side of the
+       frame. `round` is half away from zero.
+    3. It is placed uniformly over every position that keeps it inside.
+
+    The mask is the union of the tubes. If they cover the whole grid, one random token is left
+    unmasked.
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: a single PRNG key.
         grid: `(frames, height, width)`, or `(height, width)` for a single frame; at least two
             tokens.
         num_targets: number of tubes, from 1 to 2**16; they may overlap.
@@ -37,17 +45,16 @@ def spatiotemporal_mask(
             `0 < min <= max <= 1`.
 
     Returns:
-        bool[*grid], True at the target tokens. Neither it nor its complement, the context, is
-        empty.
+        bool[*grid], True at the target tokens. At least one token is True and at least one is
+        False. The context is its complement.
 
     Raises:
         TypeError: if `key` is not a key or an option is not a static number or a pair of them.
-        ValueError: if `key` is a batch of keys or an option is out of its range.
+        ValueError: if an option is out of its range.
 
     Source:
         `SpatiotemporalMasking` of the Rust module jepa-core, after Bardes et al. (2024),
-        "Revisiting Feature Prediction for Learning Visual Representations from Video". For V-JEPA's
-        own masks use `vjepa_mask`.
+        "Revisiting Feature Prediction for Learning Visual Representations from Video".
 
     Example:
         >>> mask = spatiotemporal_mask(jax.random.key(0), (8, 14, 14))
@@ -57,37 +64,35 @@ def spatiotemporal_mask(
     key, grid = _check.key(key), _check.grid(grid)
     num_targets = _check.block_count("num_targets", num_targets)
     extent = _check.count_range("temporal_extent", temporal_extent, _check.MAX_TOKENS)
-    low, high = _check.real_range("spatial_scale", spatial_scale)
-    tokens = math.prod(grid[-2:])
-    counts = _sizes.whole_steps(tokens * low + 0.5, tokens * high + 0.5)
-    return _spatiotemporal_mask(key, grid, _Plan(num_targets, extent, counts))
+    scale = _check.real_range("spatial_scale", spatial_scale)
+    counts = _within.plan_for(_plan, math.prod(grid[-2:]), scale)
+    widest = _sizes.rounded_sqrt(4 * counts.whole[1])
+    largest = (extent[1], widest, widest)
+    may_be_full = _boxes.can_cover(num_targets, largest, _grids.as_frames(grid))
+    plan = _Plan(num_targets, extent, counts, may_be_full)
+    return _spatiotemporal_mask(key, grid, plan)
+
+
+def _plan(tokens: np.ndarray, scale: tuple[float, float]) -> Uniform:
+    low, high = scale
+    return _draws.whole_uniform(tokens * low + 0.5, tokens * high + 0.5)
 
 
 class _Plan(NamedTuple):
     num_targets: int
     temporal_extent: tuple[int, int]
-    counts: _sizes.Steps
+    counts: Uniform
+    may_be_full: bool
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@_tracing.jit
 def _spatiotemporal_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    _, longest = plan.temporal_extent
-    _, most = _sizes.least_and_most(plan.counts)
-    widest = _sizes.rounded_sqrt(4 * most)
-
-    def draw_size(extent_draws: jax.Array, count_draws: jax.Array) -> tuple[jax.Array, ...]:
-        frames = _draws.whole_between(extent_draws, *plan.temporal_extent)
-        side = _sizes.traced_rounded_sqrt(
-            4 * _sizes.draw_whole(count_draws, plan.counts), jnp.int32(1)
-        )
-        return frames, side, side
-
-    mask = _boxes.random_union(
-        key,
-        _grids.as_frames(grid),
-        draw_size,
-        num_boxes=plan.num_targets,
-        size_draws=2,
-        largest=(longest, widest, widest),
-    )
+    video = _within.true_part(_grids.as_frames(grid), None)
+    words, last_word = _boxes.words_of_boxes(key, plan.num_targets, 5, plan.may_be_full)
+    frames = _draws.between(words[0], *plan.temporal_extent)
+    side = _sizes.traced_rounded_sqrt(4 * plan.counts.sample_whole(words[1]), jnp.int32(1))
+    sides = frames, side, side
+    mask = jnp.any(_boxes.place_each(words[2:], sides, video.sides, video.grid), axis=0)
+    if plan.may_be_full:
+        mask = _boxes.leave_one(mask, video, last_word)
     return mask.reshape(grid)
