@@ -1,14 +1,17 @@
-"""Masks as pictures, over an image if there is one. Needs matplotlib: the extra `plot`."""
+"""Masks as pictures, over an image if one is given. Needs matplotlib: the extra `plot`."""
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 try:
     from matplotlib import cbook, colors
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from PIL import Image
+    from PIL import Image, ImageOps
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"jepa_masks_jax.plotting needs matplotlib ({error}): pip install matplotlib"
@@ -17,21 +20,18 @@ except ModuleNotFoundError as error:
 from jepa_masks_jax._strategies.ijepa import ContextTargetMasks
 
 CONTEXT_COLOR = "#56B4E9"
-"""Sky blue: what the context encoder sees."""
+"""The color of context tokens if there is no image."""
 
-TARGET_COLORS = ("#D55E00", "#F0E442", "#0072B2", "#E69F00", "#CC79A7", "#009E73")
-"""One colour for each target block, in order; distinct to colour-blind eyes and in grey."""
+TARGET_COLORS = ("#D55E00", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
+"""The colors of the target blocks, in order and starting over; color-blind eyes tell them apart."""
 
-_HIDDEN_COLOR = "#303030"
-_CHANNELS = ((), (3,), (4,))
-_PIXELS = 224
-_GAP = 8
-_STRIP = 16
-"""A grid of one row is drawn so many times as long as high."""
+
+_UNUSED_COLOR = "#303030"
+"""The tint of tokens in neither set, nearly black."""
 
 
 def photograph() -> np.ndarray:
-    """Returns the photograph that matplotlib ships: uint8[height, width, 3].
+    """Returns the photograph that comes with matplotlib: uint8[height, width, 3].
 
     Example:
         >>> photograph().dtype
@@ -42,55 +42,66 @@ def photograph() -> np.ndarray:
 
 
 def show_mask(
-    mask: Any | ContextTargetMasks, *, image: Any | None = None, ax: Axes | None = None
+    mask: Any | ContextTargetMasks,
+    *,
+    image: Any | None = None,
+    within: Any | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """Draws one mask: the context is clear, each target has its colour, other tokens are dark.
+    """Plots one mask, over an image if one is given.
 
-    A video is a row of frames, a sequence is a strip.
+    Context tokens show the image, or `CONTEXT_COLOR` without one. Each target block is tinted in
+    its own color, with no color of the image left. Unused tokens are dark. A video is a row of
+    frames and a sequence is a bar. A frame has at most 2,048 pixels a side, so a longer grid is
+    plotted with tokens left out.
 
     Args:
         mask: bool[*grid], a target whose complement is the context, or the `ContextTargetMasks` of
-            one image or sequence. A grid has one axis (a sequence or slots), two (an image) or
-            three (a video).
+            one sample. The grid has one axis (a sequence or slots), two (an image) or three (a
+            video).
         image: uint8 or float in `[0, 1]`, `[height, width]` or `[height, width, 3 or 4]`, of any
-            size; for a video also one for each frame, `[frames, height, width, 3 or 4]`. Cropped to
-            the grid's shape. Without it the context has a colour.
-        ax: matplotlib axes to draw on; new ones if None.
+            size; for a video also one image a frame, `[frames, height, width, 3 or 4]`. It is
+            cropped at its center to the shape of the grid. Default None.
+        within: the true sides of the sample, one whole number for each axis of the grid. The image
+            covers the true part, and tokens outside it are white. Default None, the whole grid.
+        ax: matplotlib axes to plot on. Default None, which makes new ones.
 
     Returns:
-        The axes.
+        Axes: the axes plotted on.
 
     Raises:
-        TypeError: if a mask is not boolean.
-        ValueError: if a mask does not have one to three axes, or the image does not fit it.
+        TypeError: if the mask is not boolean.
+        ValueError: if the mask does not have one to three axes, or if `image` or `within` does not
+            fit it.
 
     Example:
         >>> import jax
         >>> import jepa_masks_jax as jm
-        >>> ax = show_mask(jm.block_mask(jax.random.key(0), (14, 14)), image=photograph())
+        >>> masks = jm.ijepa_masks(jax.random.key(0), (14, 14))
+        >>> ax = show_mask(masks, image=photograph())
         >>> len(ax.images)
         1
     """
-    context, targets = _as_videos(mask)
-    frames, height, width = context.shape
-    wide = min(32, max(4, _PIXELS // max(height, width)))
-    token = wide if height > 1 else max(4, wide * width // _STRIP), wide
-    pictures = _crop_frames(image, frames, (height * token[0], width * token[1]))
-    strip = [
-        _paint(context[i], targets[:, i], None if pictures is None else pictures[i], token)
-        for i in range(frames)
-    ]
-    gap = np.ones((height * token[0], _GAP, 3))
-    canvas = np.concatenate([part for frame in strip for part in (frame, gap)][:-1], axis=1)
+    (frames, height, width), context, targets = _read_mask(mask, within)
+    high, wide = _frame_size(frames, height, width)
+    true_frames, true_height, true_width = context.shape
+    size = math.ceil(high * true_height / height), math.ceil(wide * true_width / width)
+    pictures = [None] * true_frames if image is None else _fit(image, true_frames, size)
+    gap = max(1, wide // 28)
+    canvas = np.ones((high, frames * (wide + gap) - gap, 3), np.float32)
+    for i, picture in enumerate(pictures):
+        left = i * (wide + gap)
+        frame = _paint(context[i], targets[:, i], picture, size)
+        canvas[: size[0], left : left + size[1]] = frame
     if ax is None:
         ax = Figure().add_subplot()
-    ax.imshow(canvas, interpolation="none")
+    ax.imshow(canvas)
     ax.set_axis_off()
     return ax
 
 
-def _as_videos(mask: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Returns bool[frames, height, width] and bool[num_targets, frames, height, width]."""
+def _read_mask(mask: Any, within: Any) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """Returns the grid as that of a video, and the true part of the context and of each target."""
     if isinstance(mask, ContextTargetMasks):
         context, targets = np.asarray(mask.context), np.asarray(mask.targets)
     else:
@@ -100,76 +111,80 @@ def _as_videos(mask: Any) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(f"mask must be boolean, got {context.dtype} and {targets.dtype}")
     if not 1 <= context.ndim <= 3 or not context.size or targets.shape[1:] != context.shape:
         raise ValueError(
-            "mask must be one mask with one to three axes, which a picture can show, and its "
-            "targets of the context's grid; "
-            f"got a context of shape {context.shape} and targets of shape {targets.shape}"
+            "mask must be one mask with one to three axes, and each target must have the shape of "
+            f"the context; got a context {context.shape} and targets {targets.shape}"
         )
-    video = (1, 1, *context.shape)[-3:]
-    return context.reshape(video), targets.reshape(-1, *video)
+    sides = np.asarray(context.shape if within is None else within)
+    if sides.shape != (context.ndim,) or sides.dtype.kind not in "iu":
+        raise ValueError(
+            f"within must be one whole number for each axis of {context.shape}, got {within}"
+        )
+    true = tuple(slice(max(1, side)) for side in sides.tolist())
+    grid, part = ((1, 1, *shape)[-3:] for shape in (context.shape, context[true].shape))
+    return grid, context[true].reshape(part), targets[:, *true].reshape(-1, *part)
 
 
-def _crop_frames(image: Any | None, frames: int, size: tuple[int, int]) -> np.ndarray | None:
-    """Cuts each frame's image to the shape of the grid: float[frames, *size, 3]."""
-    if image is None:
-        return None
+def _frame_size(frames: int, height: int, width: int) -> tuple[int, int]:
+    """Returns how many pixels high and wide a frame is.
+
+    The longer side of a frame has about 224 pixels, and a token 4 to 32. Tokens are smaller if the
+    picture would be longer than 2,048 pixels.
+    """
+    token = min(32, max(4, 224 // max(height, width)))
+    token = min(token, max(1, 2048 // max(height, frames * width)))
+    high, wide = min(2048, height * token), min(2048, width * token)
+    # The bar of a sequence is at least a sixteenth as high as long.
+    return (max(high, wide // 16) if height == 1 else high), wide
+
+
+def _fit(image: Any, frames: int, size: tuple[int, int]) -> list[Image.Image]:
+    """Crops each frame's image at its center, and resizes it."""
     images = np.asarray(image)
     if images.ndim < 4:
         images = np.broadcast_to(images, (frames, *images.shape))
-    channels = images.shape[3:]
-    if len(images) != frames or images.ndim < 3 or not images.size or channels not in _CHANNELS:
+    has_pixels = images.size and (images.ndim == 3 or images.shape[3:] in [(3,), (4,)])
+    if len(images) != frames or not has_pixels:
         raise ValueError(
             f"image must be [height, width] with 3, 4 or no channels, or {frames} of them for the "
             f"frames, got shape {np.shape(image)}"
         )
-    if np.issubdtype(images.dtype, np.floating):
-        images = (255 * np.clip(images, 0, 1)).astype(np.uint8)
+    if images.dtype.kind == "f" and np.all((images >= 0) & (images <= 1)):
+        images = np.round(255 * images).astype(np.uint8)
     if images.dtype != np.uint8:
-        raise ValueError(f"image must be uint8 or float in [0, 1], got {images.dtype}")
-    return np.stack([_crop(Image.fromarray(picture).convert("RGB"), size) for picture in images])
-
-
-def _crop(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
-    scale = max(height / picture.height, width / picture.width)
-    left = (picture.width - width / scale) / 2
-    top = (picture.height - height / scale) / 2
-    box = (left, top, left + width / scale, top + height / scale)
-    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box)) / 255
+        values = f"{images.dtype} in [{images.min()}, {images.max()}]"
+        raise ValueError(f"image must be uint8 or float in [0, 1], got {values}")
+    pictures = [Image.fromarray(pixels).convert("RGB") for pixels in images]
+    return [ImageOps.fit(picture, size[::-1], Image.Resampling.LANCZOS) for picture in pictures]
 
 
 def _paint(
-    context: np.ndarray,
-    targets: np.ndarray,
-    picture: np.ndarray | None,
-    token: tuple[int, int],
+    context: np.ndarray, targets: np.ndarray, picture: Image.Image | None, size: tuple[int, int]
 ) -> np.ndarray:
-    """Paints one frame, `token` pixels high and wide for each: float[height, width, 3]."""
+    """Paints the masks bool[height, width] of one frame: float32[*size, 3]."""
+    rows, columns = (np.arange(n) * side // n for n, side in zip(size, context.shape, strict=True))
 
     def enlarge(mask: np.ndarray) -> np.ndarray:
-        return mask.repeat(token[0], 0).repeat(token[1], 1)
+        return mask[rows][:, columns]
 
-    visible = enlarge(context)[..., None]
-    base = np.ones((*visible.shape[:2], 3)) if picture is None else picture
-    clear = np.array(colors.to_rgb(CONTEXT_COLOR)) if picture is None else picture
-    canvas = np.where(visible, clear, _tint(base, _HIDDEN_COLOR))
-    blocks = [enlarge(target) for target in targets]
-    target_colors = [TARGET_COLORS[i % len(TARGET_COLORS)] for i in range(len(blocks))]
-    for inside, color in zip(blocks, target_colors, strict=True):
-        canvas[inside] = _tint(base[inside], color)
-    for inside, color in zip(blocks, target_colors, strict=True):
-        canvas[inside & ~_shrink(inside)] = colors.to_rgb(color)
+    shown, grey = _rgb(CONTEXT_COLOR), _rgb("white")
+    if picture is not None:
+        shown = np.asarray(picture, np.float32) / 255
+        grey = np.asarray(picture.convert("L").convert("RGB"), np.float32) / 255
+    grey = np.broadcast_to(grey, (*size, 3))
+    canvas = np.where(enlarge(context)[..., None], shown, _tint(grey, _UNUSED_COLOR))
+    token = min(n // side for n, side in zip(size, context.shape, strict=True))
+    blocks = list(zip(map(enlarge, targets), itertools.cycle(TARGET_COLORS)))
+    for block, color in blocks:
+        canvas[block] = _tint(grey[block], color)
+    # Edges come last, so that no other block hides them.
+    for block, color in blocks:
+        canvas[block & ~binary_erosion(block, iterations=max(1, token // 8))] = _rgb(color)
     return canvas
 
 
 def _tint(pixels: np.ndarray, color: str) -> np.ndarray:
-    return 0.25 * pixels + 0.75 * np.array(colors.to_rgb(color))
+    return 0.15 * pixels + 0.85 * _rgb(color)
 
 
-def _shrink(mask: np.ndarray, by: int = 2) -> np.ndarray:
-    padded = np.pad(mask, by)
-    height, width = mask.shape
-    around = [
-        padded[by + down : by + down + height, by + right : by + right + width]
-        for down, right in ((-by, 0), (by, 0), (0, -by), (0, by))
-    ]
-    return np.all([mask, *around], axis=0)
+def _rgb(color: str) -> np.ndarray:
+    return np.array(colors.to_rgb(color), np.float32)
