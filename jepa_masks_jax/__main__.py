@@ -101,7 +101,7 @@ def make_parser() -> Parser:
     """Makes the parser; its help lists the strategies and presets."""
     parser = Parser(
         prog="python -m jepa_masks_jax",
-        description="Sample a batch of masks; print one and the token counts; "
+        description="Sample a batch of masks; print one and the token counts;\n"
         "save a picture or the masks.",
         epilog=list_strategies(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

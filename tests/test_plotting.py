@@ -20,10 +20,15 @@ SIDE = 224  # the pixels of a 14x14 mask
 
 def canvas_of(mask, **options):
     (image,) = plotting.show_mask(mask, **options).images
-    return np.asarray(image.get_array())
+    return np.asarray(image.get_array(), np.float64)
 
 
-def token_centres(canvas, height):
+def grey_of(pixels):
+    """The luminance of RGB pixels in [0, 255], three times, in [0, 1]."""
+    return np.repeat(pixels @ [[0.299], [0.587], [0.114]] / 255, 3, axis=-1)
+
+
+def token_centers(canvas, height):
     token = canvas.shape[0] // height
     return canvas[token // 2 :: token, token // 2 :: token]
 
@@ -34,21 +39,21 @@ def strip_gap(canvas, grid):
 
 
 def frames_of(canvas, grid):
-    """Cuts the strip of a video into the token centres of each frame."""
+    """Cuts the strip of a video into the token centers of each frame."""
     frames, height, _ = grid
     gap = strip_gap(canvas, grid)
     step = (canvas.shape[1] + gap) // frames
     starts = range(0, canvas.shape[1], step)
-    return np.stack([token_centres(canvas[:, s : s + step - gap], height) for s in starts])
+    return np.stack([token_centers(canvas[:, s : s + step - gap], height) for s in starts])
 
 
 def tint_of(pixels, under):
-    """The number of the target colour toward which each pixel has moved from what lies under it."""
+    """The number of the target color toward which each pixel has moved from what lies under it."""
     moved, toward = pixels - under, TARGETS - np.asarray(under)[..., None, :]
     lengths = np.linalg.norm(toward, axis=-1)
     cosines = (moved[..., None, :] * toward).sum(axis=-1) / lengths
     cosines /= np.linalg.norm(moved, axis=-1, keepdims=True)
-    np.testing.assert_allclose(cosines.max(axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(cosines.max(axis=-1), 1, atol=1e-5)
     number = cosines.argmax(axis=-1)
     way = np.take_along_axis(np.broadcast_to(lengths, cosines.shape), number[..., None], -1)[..., 0]
     assert (np.linalg.norm(moved, axis=-1) > 0.5 * way).all()
@@ -90,25 +95,27 @@ def random_image():
 
 @pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray, np.ndarray.tolist])
 @pytest.mark.parametrize("mask", BLOCK_MASKS, ids=["blocks", "row", "corners"])
-def test_without_an_image_context_and_target_have_their_colours(mask, asarray):
-    centres = token_centres(canvas_of(asarray(mask)), 14)
-    assert centres.shape == (14, 14, 3)
-    np.testing.assert_allclose(centres[~mask], np.broadcast_to(CONTEXT, centres[~mask].shape))
-    assert (tint_of(centres[mask], WHITE) == 0).all()
+def test_without_an_image_context_and_target_have_their_colors(mask, asarray):
+    centers = token_centers(canvas_of(asarray(mask)), 14)
+    assert centers.shape == (14, 14, 3)
+    np.testing.assert_allclose(
+        centers[~mask], np.broadcast_to(CONTEXT, centers[~mask].shape), atol=1e-6
+    )
+    assert (tint_of(centers[mask], WHITE) == 0).all()
 
 
 @pytest.mark.parametrize("mask", BLOCK_MASKS, ids=["blocks", "row", "corners"])
 def test_over_an_image_the_context_is_clear_and_the_target_is_tinted(mask, random_image):
     canvas = canvas_of(mask, image=random_image)
     inside = np.kron(mask, np.ones((SIDE // 14, SIDE // 14), bool))
-    np.testing.assert_allclose(canvas[~inside], random_image[~inside] / 255, atol=1e-9)
-    under = token_centres(random_image, 14)[mask] / 255
-    centres = token_centres(canvas, 14)[mask]
-    assert (tint_of(centres, under) == 0).all()
-    assert not np.isclose(centres, TARGETS[0]).all(axis=-1).any()  # the image shows through
+    np.testing.assert_allclose(canvas[~inside], random_image[~inside] / 255, atol=1e-6)
+    under = grey_of(token_centers(random_image, 14)[mask])
+    centers = token_centers(canvas, 14)[mask]
+    assert (tint_of(centers, under) == 0).all()
+    assert not np.isclose(centers, TARGETS[0]).all(axis=-1).any()  # the image shows through
 
 
-def test_a_target_has_an_edge_of_the_full_colour():
+def test_a_target_has_an_edge_of_the_full_color():
     mask = np.zeros((14, 14), bool)
     mask[3:6, 4:9] = True
     canvas = canvas_of(mask, image=np.zeros((SIDE, SIDE, 3), np.uint8))
@@ -141,7 +148,7 @@ def test_edges_are_two_pixels_wide_and_the_last_target_is_on_top():
         for line in (down, across):
             for pixel, name in zip(line, names, strict=True):
                 if name in wanted:
-                    np.testing.assert_allclose(pixel, wanted[name], atol=1e-9)
+                    np.testing.assert_allclose(pixel, wanted[name], atol=1e-6)
                 else:
                     assert tint_of(pixel, np.zeros(3)) == int(name[-1])
                     assert not np.allclose(pixel, TARGETS[int(name[-1])])
@@ -150,35 +157,45 @@ def test_edges_are_two_pixels_wide_and_the_last_target_is_on_top():
 
 
 @pytest.mark.parametrize("with_image", [False, True])
-def test_each_target_of_ijepa_has_its_colour_and_other_tokens_are_dark(random_image, with_image):
+def test_each_target_of_ijepa_has_its_color_and_other_tokens_are_dark(random_image, with_image):
     context, targets = IJEPA
-    centres = token_centres(canvas_of(IJEPA, image=random_image if with_image else None), 14)
-    under = token_centres(random_image, 14) / 255 if with_image else np.ones((14, 14, 3))
-    clear = under if with_image else np.broadcast_to(CONTEXT, under.shape)
-    np.testing.assert_allclose(centres[context], clear[context], atol=1e-9)
+    centers = token_centers(canvas_of(IJEPA, image=random_image if with_image else None), 14)
+    photo = token_centers(random_image, 14)
+    under = grey_of(photo) if with_image else np.ones((14, 14, 3))
+    clear = photo / 255 if with_image else np.broadcast_to(CONTEXT, under.shape)
+    np.testing.assert_allclose(centers[context], clear[context], atol=1e-6)
     for i, target in enumerate(targets & (targets.sum(axis=0) == 1)):
-        assert (tint_of(centres[target], under[target]) == i).all()
+        assert (tint_of(centers[target], under[target]) == i).all()
     shared = targets.sum(axis=0) > 1  # by the first two
-    assert (tint_of(centres[shared], under[shared]) == 1).all()
-    assert is_dark(centres[~context & ~targets.any(axis=0)]).all()
+    assert (tint_of(centers[shared], under[shared]) == 1).all()
+    assert is_dark(centers[~context & ~targets.any(axis=0)]).all()
 
 
-def test_more_targets_than_colours_start_over():
-    targets = np.eye(8, dtype=bool).reshape(8, 2, 4)
-    mask = jm.ContextTargetMasks(np.zeros((2, 4), bool), targets)
-    centres = token_centres(canvas_of(mask), 2)
-    assert tint_of(centres, WHITE).ravel().tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+def test_more_targets_than_colors_start_over():
+    targets = np.eye(10, dtype=bool).reshape(10, 2, 5)
+    mask = jm.ContextTargetMasks(np.zeros((2, 5), bool), targets)
+    centers = token_centers(canvas_of(mask), 2)
+    assert tint_of(centers, WHITE).ravel().tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
+
+
+def test_only_context_tokens_keep_the_colors_of_the_image():
+    mask = jm.ContextTargetMasks(blocks((0, 0, 4, 14)), blocks((4, 0, 8, 14))[None])
+    images = [np.full((20, 20, 3), color, np.uint8) for color in [(200, 0, 0), (0, 102, 0)]]
+    red, green = (token_centers(canvas_of(mask, image=image), 14) for image in images)
+    np.testing.assert_allclose(red[4:], green[4:], atol=1 / 255)
+    np.testing.assert_allclose(red[:4], np.broadcast_to([200 / 255, 0, 0], red[:4].shape))
+    np.testing.assert_allclose(green[:4], np.broadcast_to([0, 0.4, 0], green[:4].shape))
 
 
 def test_a_token_in_both_sets_is_shown_as_a_target():
     both = np.array([[True, False], [False, False]])
     mask = jm.ContextTargetMasks(np.ones((2, 2), bool), both[None])
-    centres = token_centres(canvas_of(mask), 2)
-    assert tint_of(centres[both], WHITE) == 0
-    np.testing.assert_allclose(centres[~both], [CONTEXT] * 3)
+    centers = token_centers(canvas_of(mask), 2)
+    assert tint_of(centers[both], WHITE) == 0
+    np.testing.assert_allclose(centers[~both], [CONTEXT] * 3)
 
 
-def test_the_colours_are_distinct():
+def test_the_colors_are_distinct():
     assert len(set(plotting.TARGET_COLORS) | {plotting.CONTEXT_COLOR}) == 1 + len(TARGETS)
 
 
@@ -192,10 +209,12 @@ def tubes():
 
 def test_a_video_is_a_strip_of_frames_with_gaps(tubes):
     canvas = canvas_of(tubes)
-    centres = frames_of(canvas, VIDEO)
-    assert centres.shape == (*VIDEO, 3)
-    np.testing.assert_allclose(centres[~tubes], np.broadcast_to(CONTEXT, centres[~tubes].shape))
-    assert (tint_of(centres[tubes], WHITE) == 0).all()
+    centers = frames_of(canvas, VIDEO)
+    assert centers.shape == (*VIDEO, 3)
+    np.testing.assert_allclose(
+        centers[~tubes], np.broadcast_to(CONTEXT, centers[~tubes].shape), atol=1e-6
+    )
+    assert (tint_of(centers[tubes], WHITE) == 0).all()
     gap = strip_gap(canvas, VIDEO)
     width = (canvas.shape[1] - 2 * gap) // 3
     assert gap > 0
@@ -205,41 +224,51 @@ def test_a_video_is_a_strip_of_frames_with_gaps(tubes):
 
 def test_one_image_stands_under_every_frame_of_a_video(tubes):
     grey = np.full((50, 80), 102, np.uint8)
-    centres = frames_of(canvas_of(tubes, image=grey), VIDEO)
-    np.testing.assert_allclose(centres[~tubes], 0.4)
-    assert (tint_of(centres[tubes], np.full(3, 0.4)) == 0).all()
+    centers = frames_of(canvas_of(tubes, image=grey), VIDEO)
+    np.testing.assert_allclose(centers[~tubes], 0.4)
+    assert (tint_of(centers[tubes], np.full(3, 0.4)) == 0).all()
 
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_video_has_one_image_for_each_frame(tubes, channels):
     images = np.full((3, 50, 80, channels), 255, np.uint8)
     images[0, ..., :3], images[1, ..., :3], images[2, ..., :3] = 51, 102, 153
-    centres = frames_of(canvas_of(tubes, image=images), VIDEO)
+    centers = frames_of(canvas_of(tubes, image=images), VIDEO)
     for i, shade in enumerate([0.2, 0.4, 0.6]):
-        np.testing.assert_allclose(centres[i][~tubes[i]], shade)
+        np.testing.assert_allclose(centers[i][~tubes[i]], shade)
 
 
 @pytest.mark.parametrize("length", [4, 7, 100, 1214])
-def test_a_sequence_is_a_strip_of_one_row_sixteen_times_as_long_as_high(length):
+def test_a_sequence_is_a_bar_at_least_a_sixteenth_as_high_as_long(length):
     mask = np.random.default_rng(0).random(length) < 0.5
     for grid in ((length,), (1, length)):
         canvas = canvas_of(mask.reshape(grid))
         high, wide = canvas.shape[:2]
-        assert 15.5 < wide / high < 17.5
-        centres = canvas[high // 2, wide // length // 2 :: wide // length]
-        assert (tint_of(centres[mask], WHITE) == 0).all()
-        np.testing.assert_allclose(centres[~mask], np.broadcast_to(CONTEXT, centres[~mask].shape))
+        assert 1 <= wide / high < 17
+        centers = canvas[high // 2, wide // length // 2 :: wide // length]
+        assert centers.shape == (length, 3)
+        blue = centers[:, 2] > centers[:, 0]
+        np.testing.assert_array_equal(blue, ~mask)
 
 
-def test_the_targets_of_a_sequence_have_their_colours():
+@pytest.mark.parametrize("grid", [(8_000,), (20_000,), (3, 5_000), (5_000, 3), (400, 4, 4)])
+def test_a_picture_of_a_large_grid_has_some_thousand_pixels_a_side(grid):
+    mask = np.arange(np.prod(grid)).reshape(grid) < np.prod(grid) / 2
+    canvas = canvas_of(mask)
+    assert max(canvas.shape) <= 2_600
+    blue = canvas[..., 2] > canvas[..., 0]
+    assert 0.3 < blue.mean() < 0.55
+
+
+def test_the_targets_of_a_sequence_have_their_colors():
     targets = np.arange(40) // 10 == np.arange(4)[:, None]
     targets[3, 35:] = False
     masks = jm.ContextTargetMasks(np.zeros(40, bool), targets)
     canvas = canvas_of(masks)
     high, wide = canvas.shape[:2]
-    centres = canvas[high // 2, wide // 80 :: wide // 40]
-    assert tint_of(centres[:35], WHITE).tolist() == [i // 10 for i in range(35)]
-    assert is_dark(centres[35:]).all()
+    centers = canvas[high // 2, wide // 80 :: wide // 40]
+    assert tint_of(centers[:35], WHITE).tolist() == [i // 10 for i in range(35)]
+    assert is_dark(centers[35:]).all()
 
 
 COLOR = np.array([51, 102, 204])
@@ -249,7 +278,6 @@ IMAGES = {
     "grey": (np.full((40, 30), 102, np.uint8), [0.4] * 3),
     "float32": (np.full((40, 30, 3), COLOR / 255, np.float32), COLOR / 255),
     "float64 grey": (np.full((40, 30), 0.4), [0.4] * 3),
-    "float outside [0, 1]": (np.full((40, 30, 3), [-0.5, 0.4, 1.5]), [0, 0.4, 1]),
     "of JAX": (jnp.full((40, 30, 3), 0.4), [0.4] * 3),
     "one pixel": (np.full((1, 1, 3), COLOR, np.uint8), COLOR / 255),
 }
@@ -258,17 +286,36 @@ IMAGES = {
 @pytest.mark.parametrize(("image", "color"), IMAGES.values(), ids=IMAGES)
 def test_an_image_of_any_kind_lies_under_the_mask(image, color):
     mask = np.array([[True, False, False], [False, False, False]])
-    centres = token_centres(canvas_of(mask, image=image), 2)
-    np.testing.assert_allclose(centres[~mask], np.broadcast_to(color, (5, 3)), atol=1.01 / 255)
+    centers = token_centers(canvas_of(mask, image=image), 2)
+    np.testing.assert_allclose(centers[~mask], np.broadcast_to(color, (5, 3)), atol=0.51 / 255)
 
 
-def test_an_image_of_another_shape_is_cropped_at_its_centre_not_squeezed():
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [((55, 55), (14, 14)), ((480, 640), (12, 16)), ((3, 999), (14, 14)), ((601, 7), (70,))],
+)
+def test_an_image_of_any_size_is_cropped_at_its_center(size, grid):
+    image = np.zeros((*size, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, size[0]).round()[:, None]
+    image[..., 1] = np.linspace(0, 255, size[1]).round()
+    canvas = canvas_of(np.zeros(grid, bool), image=image)
+    np.testing.assert_allclose(canvas.mean(axis=(0, 1)), [0.5, 0.5, 0], atol=0.02)
+    np.testing.assert_allclose(canvas + canvas[::-1, ::-1], [[[1, 1, 0]]] + 0 * canvas, atol=0.1)
+
+
+def test_every_size_of_an_image_fits():
+    mask = np.zeros((14, 14), bool)
+    for side in (1, 2, 55, 57, 333):
+        assert canvas_of(mask, image=np.zeros((side, side), np.uint8)).shape == (SIDE, SIDE, 3)
+
+
+def test_an_image_of_another_shape_is_cropped_at_its_center_not_squeezed():
     wide = np.zeros((100, 200, 3), np.uint8)
     wide[:, 50:150, 1] = 255
     mask = np.zeros((10, 10), bool)
     for image in (wide, wide.transpose(1, 0, 2)):
-        centres = token_centres(canvas_of(mask, image=image), 10)
-        np.testing.assert_allclose(centres, np.broadcast_to([0, 1, 0], centres.shape), atol=0.01)
+        centers = token_centers(canvas_of(mask, image=image), 10)
+        np.testing.assert_allclose(centers, np.broadcast_to([0, 1, 0], centers.shape), atol=0.01)
 
 
 def test_the_picture_of_a_wide_grid_is_wide():
@@ -326,6 +373,69 @@ def test_a_mask_of_the_wrong_shape_is_refused(mask):
         plotting.show_mask(mask)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("targets_apart", [False, True])
+@pytest.mark.parametrize("asarray", [tuple, np.array, jnp.array])
+def test_tokens_outside_the_sides_of_the_sample_are_white(rank, targets_apart, asarray):
+    grid, within = (4, 8, 10)[-rank:], (3, 5, 7)[-rank:]
+    true = np.zeros(grid, bool)
+    true[tuple(map(slice, within))] = True
+    target = true & (np.random.default_rng(0).random(grid) < 0.5)
+    mask = jm.ContextTargetMasks(true & ~target, target[None]) if targets_apart else target
+    image = np.random.default_rng(1).integers(0, 200, (90, 126, 3), np.uint8)
+    for under in (None, image):
+        canvas = canvas_of(mask, image=under, within=asarray(within))
+        if rank == 1:
+            token = canvas.shape[1] // 10
+            centers = canvas[canvas.shape[0] // 2, token // 2 :: token]
+        else:
+            centers = token_centers(canvas, 8) if rank == 2 else frames_of(canvas, grid)
+        np.testing.assert_array_equal((centers == 1).all(axis=-1), ~true)
+        if under is None:
+            blue = centers[..., 2] > centers[..., 0]
+            np.testing.assert_array_equal(blue & true, true & ~target)
+
+
+def test_an_image_covers_the_true_part():
+    image = np.zeros((50, 70, 3), np.uint8)
+    image[-10:, :, 0], image[:, -10:, 1] = 255, 255  # the last row and column of 5x7 tokens
+    centers = token_centers(canvas_of(np.zeros((8, 8), bool), image=image, within=(5, 7)), 8)
+    np.testing.assert_allclose(centers[4, :6], [[1, 0, 0]] * 6, atol=0.05)
+    np.testing.assert_allclose(centers[:4, 6], [[0, 1, 0]] * 4, atol=0.05)
+    np.testing.assert_allclose(centers[:4, :6], np.zeros((4, 6, 3)), atol=0.05)
+
+
+def test_sides_are_clamped_to_the_grid_and_to_one_token():
+    canvas = canvas_of(np.zeros((8, 10), bool), within=(99, 0))
+    context = (token_centers(canvas, 8) != 1).any(axis=-1)
+    np.testing.assert_array_equal(context, np.arange(10)[None].repeat(8, 0) == 0)
+
+
+@pytest.mark.parametrize("within", [(3,), (3, 3, 3), 3, (2.0, 3.0), [[3, 3]]])
+def test_sides_that_do_not_fit_the_mask_are_refused(within):
+    with pytest.raises(ValueError, match="within"):
+        plotting.show_mask(MASK, within=within)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((9, 9, 3), 1.5),
+        np.full((9, 9, 3), -0.5),
+        np.linspace(0, 255, 81).reshape(9, 9),
+        np.full((9, 9), np.nan),
+        np.zeros((9, 9, 3), np.int32),
+        np.zeros((9, 9, 3), bool),
+        np.zeros((9, 9), np.uint16),
+        np.zeros((9, 9), complex),
+    ],
+    ids=["above", "below", "to 255", "NaN", "int32", "bool", "uint16", "complex"],
+)
+def test_pixels_other_than_bytes_and_fractions_are_refused(image):
+    with pytest.raises(ValueError, match=r"image must be uint8 or float in \[0, 1\], got "):
+        plotting.show_mask(MASK, image=image)
+
+
 @pytest.mark.parametrize(
     ("mask", "image"),
     [
@@ -350,7 +460,7 @@ def test_an_image_that_does_not_fit_is_refused(mask, image):
         plotting.show_mask(mask, image=image)
 
 
-def test_the_photograph_is_a_colour_picture():
+def test_the_photograph_is_a_color_picture():
     photograph = plotting.photograph()
     assert photograph.dtype == np.uint8
     assert photograph.ndim == 3
