@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # Python flushes stdout again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OverflowError, OSError, jax.errors.JaxRuntimeError) as error:
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        parser.error(str(error))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
         parser.error(str(error))
 
 

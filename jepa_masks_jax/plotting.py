@@ -25,7 +25,6 @@ CONTEXT_COLOR = "#56B4E9"
 TARGET_COLORS = ("#D55E00", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
 """The colors of the target blocks, in order and starting over; color-blind eyes tell them apart."""
 
-
 _UNUSED_COLOR = "#303030"
 """The tint of tokens in neither set, nearly black."""
 
@@ -50,10 +49,10 @@ def show_mask(
 ) -> Axes:
     """Plots one mask, over an image if one is given.
 
-    Context tokens show the image, or `CONTEXT_COLOR` without one. Each target block is tinted in
-    its own color, with no color of the image left. Unused tokens are dark. A video is a row of
-    frames and a sequence is a bar. A frame has at most 2,048 pixels a side, so a longer grid is
-    plotted with tokens left out.
+    Context tokens show the image, or `CONTEXT_COLOR` without one. The image is grey under all other
+    tokens: each target block is tinted in its own color, and unused tokens are dark. Later target
+    blocks are on top. A video is a row of frames, and a sequence is a bar. A frame has at most
+    2,048 pixels a side; on longer grids some tokens are left out.
 
     Args:
         mask: bool[*grid], a target whose complement is the context, or the `ContextTargetMasks` of
@@ -63,7 +62,8 @@ def show_mask(
             size; for a video also one image a frame, `[frames, height, width, 3 or 4]`. It is
             cropped at its center to the shape of the grid. Default None.
         within: the true sides of the sample, one whole number for each axis of the grid. The image
-            covers the true part, and tokens outside it are white. Default None, the whole grid.
+            covers the true part, tokens outside it are white, and the context of a single target
+            is the rest of the true part. Default None, the whole grid.
         ax: matplotlib axes to plot on. Default None, which makes new ones.
 
     Returns:
