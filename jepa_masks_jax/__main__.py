@@ -58,6 +58,9 @@ GRIDS = {
 MAX_TOKENS = 2**27
 """A batch of more tokens may not fit in memory."""
 
+REFUSALS = ValueError, TypeError, OverflowError, OSError, MemoryError, jax.errors.JaxRuntimeError
+"""Errors that one line explains: wrong options, unwritable files, too little memory."""
+
 
 class Batch(NamedTuple):
     """The masks of one strategy: bool[batch, *grid] and bool[batch, num_targets, *grid]."""
@@ -93,9 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # Python flushes stdout again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OverflowError, OSError) as error:
-        parser.error(str(error))
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except REFUSALS as error:
         parser.error(str(error))
 
 
