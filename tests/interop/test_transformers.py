@@ -414,3 +414,42 @@ class TestData2VecVision:
             self.model(use_mask_token=False)(
                 images, bool_masked_pos=torch.ones(1, 64, dtype=torch.bool)
             )
+
+
+class TestDINO:
+    """DINOv2, with and without register tokens, and DINOv3."""
+
+    @pytest.fixture(params=["Dinov2", "Dinov2WithRegisters", "DINOv3ViT"])
+    def case(self, request):
+        """A model, and how many tokens stand before those of the image."""
+        registers = {} if request.param == "Dinov2" else {"num_register_tokens": 4}
+        config = getattr(transformers, f"{request.param}Config")
+        model = getattr(transformers, f"{request.param}Model")
+        model = model(config(**VIT, **registers, image_size=32, patch_size=4))
+        return model.double().eval(), 5 if registers else 1
+
+    def test_target_is_bool_masked_pos(self, case):
+        model, _ = case
+        target = jax.vmap(lambda key: jm.presets.dinov3(key, IMAGE_GRID))(KEYS)
+        assert len(set(flat(target).sum(1))) == 2, "any count will do, so let them differ"
+
+        def output(images, masked):
+            return model(images, bool_masked_pos=masked).last_hidden_state
+
+        seen = seen_tokens(output, flat(target), IMAGE_GRID, PATCH)
+        np.testing.assert_array_equal(seen, ~flat(target))
+
+    def test_all_tokens_are_computed(self, case):
+        model, others = case
+        masked = torch.ones(1, 64, dtype=torch.bool)
+        result = model(random_pixels(1, 3, 32, 32), bool_masked_pos=masked).last_hidden_state
+        assert result.shape == (1, others + 64, 16)
+
+    @pytest.mark.parametrize("of_the_grid", [True, False])
+    def test_other_shapes_raise(self, case, of_the_grid):
+        """The shape of the grid, or entries for the class and register tokens as well."""
+        model, others = case
+        shape = (2, 8, 8) if of_the_grid else (2, others + 64)
+        masked = torch.ones(shape, dtype=torch.bool)
+        with pytest.raises(RuntimeError, match="must match the size"):
+            model(random_pixels(2, 3, 32, 32), bool_masked_pos=masked)
