@@ -75,7 +75,7 @@ class TestExactTargets:
         context, targets = ijepa_batch()
         assert not overlap(context, targets).any()
         keys = jax.vmap(functools.partial(jax.random.split, num=4))(KEYS)
-        fill = jax.vmap(functools.partial(jm.clip_count, minimum=42, maximum=42))
+        fill = jax.vmap(functools.partial(jm.clip_count, exactly=42))
         filled = jax.vmap(fill)(keys, targets)
         assert (filled.sum((2, 3)) == 42).all()
         assert overlap(context, filled).mean() > 10
@@ -84,7 +84,7 @@ class TestExactTargets:
         context, targets = ijepa_batch()
 
         def fill(key, targets, context):
-            clip = functools.partial(jm.clip_count, minimum=42, maximum=42, among=~context)
+            clip = functools.partial(jm.clip_count, exactly=42, among=~context)
             return jax.vmap(clip)(jax.random.split(key, 4), targets)
 
         filled = jax.vmap(fill)(KEYS, targets, context)
@@ -103,7 +103,7 @@ class TestExactContexts:
     def test_exact_targets_leave_an_exact_context(self):
         """With one mask a picture, filling up takes from the complement, which is the context."""
         target = jax.vmap(functools.partial(jm.presets.vjepa_short_range, grid=(4, 8, 8)))(KEYS)
-        clip = functools.partial(jm.clip_count, minimum=128, maximum=128)
+        clip = functools.partial(jm.clip_count, exactly=128)
         target = jax.vmap(clip)(KEYS, target)
         context = jax.vmap(functools.partial(jm.token_indices, size=128))(~target)
         assert context.valid.all()

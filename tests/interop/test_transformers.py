@@ -78,7 +78,7 @@ def target_batch(count):
     def draw(key):
         mask_key, clip_key = jax.random.split(key)
         target = jm.block_mask(mask_key, IMAGE_GRID, target_scale=(0.5, 0.7))
-        return jm.clip_count(clip_key, target, minimum=count, maximum=count)
+        return jm.clip_count(clip_key, target, exactly=count)
 
     return jax.vmap(draw)(KEYS)
 
