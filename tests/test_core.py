@@ -1,4 +1,4 @@
-"""The helpers under every strategy are exact: whole draws, rounded roots, plans, boxes, counts."""
+"""The helpers under every strategy are exact: whole numbers, rounded roots, plans, boxes."""
 
 import decimal
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jepa_masks_jax as jm
-from jepa_masks_jax import _boxes, _draws, _sizes
+from jepa_masks_jax import _boxes, _draws, _sizes, _within
 from jepa_masks_jax._strategies import ijepa
 
 INT32_MAX = 2**31 - 1
@@ -34,9 +34,9 @@ def root(x, *, half_even):
 _NUMBERS = [0, 1, 2, 3, 5, 7, 196, 2**16 - 1, 2**16, 2**16 + 1, 2**24, 2**30 + 1, 2**31 - 1]
 
 
-def test_whole_below_is_the_high_word_of_the_product():
+def test_below_is_the_high_word_of_the_product():
     draws = np.concatenate([np.array(_EDGES, np.uint32), words(0, 3000)])
-    draw = jax.jit(jax.vmap(jax.vmap(_draws.whole_below, (0, None)), (None, 0)))
+    draw = jax.jit(jax.vmap(jax.vmap(_draws.below, (0, None)), (None, 0)))
     got = draw(draws, np.array(_NUMBERS, np.int32))
     assert got.dtype == jnp.int32
     expected = [[int(word) * n >> 32 for word in draws] for n in _NUMBERS]
@@ -44,22 +44,22 @@ def test_whole_below_is_the_high_word_of_the_product():
 
 
 @pytest.mark.parametrize("n", [1, 3, 2**24])
-def test_whole_below_a_static_number_is_the_same(n):
-    draws = np.array(_EDGES, np.uint32)
+def test_below_a_static_number_is_the_same(n):
+    edges = np.array(_EDGES, np.uint32)
     expected = [word * n >> 32 for word in _EDGES]
-    np.testing.assert_array_equal(_draws.whole_below(draws, n), expected)
+    np.testing.assert_array_equal(_draws.below(edges, n), expected)
 
 
-def test_whole_below_changes_exactly_at_the_thresholds():
+def test_below_changes_exactly_at_the_thresholds():
     n = 196
     first = [-(-(i << 32) // n) for i in range(n)]  # the least word that gives i
-    got = _draws.whole_below(np.array([*first, *(word - 1 for word in first[1:])], np.uint32), n)
+    got = _draws.below(np.array([*first, *(word - 1 for word in first[1:])], np.uint32), n)
     np.testing.assert_array_equal(got, [*range(n), *range(n - 1)])
 
 
-def test_random_draws_are_the_first_of_more():
+def test_random_words_are_the_first_of_more():
     counts = (0, 1, 2, 15, 16, 17, 39, 40)
-    draw = jax.jit(lambda key: [_draws.random_draws(key, count) for count in counts])
+    draw = jax.jit(lambda key: [_draws.random_words(key, count) for count in counts])
     *fewer, most = draw(jax.random.key(3))
     assert most.dtype == jnp.uint32
     for count, draws in zip(counts[:-1], fewer, strict=True):
@@ -132,87 +132,103 @@ _ASPECTS = [
 ]
 
 
+def aspects(aspect, *largest):
+    """The plans of the aspect ratio for blocks of up to so many tokens each."""
+    ratio = _sizes.read_aspect_ratio(aspect)
+    columns = _sizes.aspects("some_aspect", ratio, np.array(largest))
+    return [_draws.Uniform(*map(int, row)) for row in zip(*columns, strict=True)]
+
+
 @pytest.mark.parametrize("aspect", _ASPECTS, ids=str)
 def test_aspect_ratio_stays_in_its_range_and_in_32_bits_up_to_the_limit(aspect):
-    with pytest.raises(ValueError, match=r"some_aspect from .* here a block may have 1000000000"):
-        _sizes.aspect_range("some_aspect", aspect, 10**9)
-    try:
-        _sizes.aspect_range("some_aspect", aspect, 10**9)
-    except ValueError as error:
-        limit = int(re.search(r"up to (\d+) tokens", str(error))[1])
+    with pytest.raises(ValueError, match="some_aspect from .* may have 1000000000$") as caught:
+        aspects(aspect, 10**9)
+    limit = int(re.search(r"up to (\d+) tokens", str(caught.value))[1])
     with pytest.raises(ValueError, match=f"up to {limit} tokens, .* may have {limit + 1}$"):
-        _sizes.aspect_range("some_aspect", aspect, limit + 1)
+        aspects(aspect, limit + 1)
 
     low, high = (Fraction(str(end)) for end in aspect)
-    for most in {0, 1, 2, 5, 196, 1000, limit // 7, limit // 2, limit - 1, limit}:
-        if most > limit:
-            continue
-        first, number, unit = drawn = _sizes.aspect_range("some_aspect", aspect, most)
+    counts = [0, 1, 2, 5, 196, 1000, limit // 7, limit // 2, limit - 1, limit]
+    counts = sorted({count for count in counts if count <= limit})
+    together = aspects(aspect, *counts)
+    for largest, planned in zip(counts, together, strict=True):
+        assert aspects(aspect, largest) == [planned]
+        first, steps, unit = planned
         assert low - Fraction(1, unit) < Fraction(first, unit) <= low
-        assert drawn.last == first + max(number - 1, 0)
-        assert Fraction(drawn.last, unit) < high or number == 0
-        assert 4 * most * drawn.last <= INT32_MAX
-        assert 4 * most * unit <= INT32_MAX
+        assert planned.last == first + max(steps - 1, 0)
+        assert Fraction(planned.last, unit) < high or steps == 0
+        assert 4 * largest * planned.last <= INT32_MAX
+        assert 4 * largest * unit <= INT32_MAX
         assert first >= 64 * min(1, low) - 1
         if low == high:
-            assert number == 0
-            if most <= 1000:
+            assert steps == 0
+            if largest <= 1000:
                 assert Fraction(first, unit) == low
 
 
-def test_drawn_steps_stay_in_the_range_and_a_single_value_is_itself():
+def test_sampled_steps_stay_in_the_range_and_a_single_value_is_itself():
     draws = np.concatenate([np.array(_EDGES, np.uint32), words(1, 500)])
-    drawn = _sizes.Steps(70, 30, 100)
-    got = np.asarray(_sizes.draw_steps(draws, drawn))
+    got = np.asarray(_draws.Uniform(70, 30, 100).sample(draws))
     assert (got.min(), got.max()) == (70, 99)
     np.testing.assert_array_equal(got, [70 + (int(word) * 30 >> 32) for word in draws])
-    assert set(_sizes.draw_steps(draws, _sizes.Steps(70, 0, 100)).tolist()) == {70}
+    assert set(_draws.Uniform(70, 0, 100).sample(draws).tolist()) == {70}
 
 
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [
-        (0.5, 0.5),
-        (0.0, 0.5),
-        (29.4, 39.2),
-        (29.4, 29.4),
-        (1.0, 3.0),
-        (62.99999999999999, 62.99999999999999),
-        (63.0, 63.0),
-        (1.5, 4095.999),
-        (2.0**24, 2.0**24),
-        (0.5, 2.0**24 + 0.5),
-    ],
-)
-def test_drawn_counts_are_the_whole_parts_of_the_range(low, high):
-    drawn = _sizes.whole_steps(low, high)
-    first, number, unit = drawn
-    assert drawn.first + drawn.number <= INT32_MAX
+_RANGES = [
+    (0.5, 0.5),
+    (0.0, 0.5),
+    (29.4, 39.2),
+    (29.4, 29.4),
+    (1.0, 3.0),
+    (62.99999999999999, 62.99999999999999),
+    (63.0, 63.0),
+    (1.5, 4095.999),
+    (2.0**24, 2.0**24),
+    (0.5, 2.0**24 + 0.5),
+]
+
+
+def whole_uniforms(*ranges):
+    """The plans of all ranges, made as one array."""
+    columns = _draws.whole_uniform(*np.array(ranges).T)
+    return [_draws.Uniform(*map(int, row)) for row in zip(*columns, strict=True)]
+
+
+@pytest.mark.parametrize(("low", "high"), _RANGES)
+def test_sampled_counts_are_the_whole_parts_of_the_range(low, high):
+    planned = whole_uniforms(*_RANGES)[_RANGES.index((low, high))]
+    first, steps, unit = planned
+    assert first + steps <= INT32_MAX
     assert unit >= 2**5
     assert Fraction(low) - Fraction(1, unit) < Fraction(first, unit) <= Fraction(low)
-    assert number == 0 or Fraction(drawn.last, unit) < Fraction(high)
+    assert steps == 0 or Fraction(planned.last, unit) < Fraction(high)
     draws = np.concatenate([np.array(_EDGES, np.uint32), words(2, 200)])
-    got = np.asarray(_sizes.draw_whole(draws, drawn))
-    np.testing.assert_array_equal(got, [(first + (int(w) * number >> 32)) // unit for w in draws])
+    got = np.asarray(planned.sample_whole(draws))
+    np.testing.assert_array_equal(got, [(first + (int(w) * steps >> 32)) // unit for w in draws])
     assert got.min() == math.floor(low)
     last = math.floor(low) if low == high else math.ceil(high) - 1
     assert got.max() == last
-    assert _sizes.least_and_most(drawn) == (math.floor(low), last)
+    assert planned.whole == (math.floor(low), last)
 
 
-def _sizes_within(sizes):
-    """All (height, width) that a plan can draw, before clamping.
+def jepa_blocks(counts, aspect):
+    """The plan of blocks whose counts are uniform in a range, for one size."""
+    (planned,) = whole_uniforms(counts)
+    return _sizes.JepaBlocks(planned, *aspects(aspect, planned.whole[1]))
+
+
+def _sampled_sides(blocks, counts):
+    """All (height, width) that a plan samples with some counts, before they are cut.
 
     With the aspect ratio the height only grows and the width only shrinks, so that both are the
-    same all the way between two steps where both are the same.
+    same all the way between two steps if both are the same at their ends.
     """
-    first, last, unit = sizes.aspects.first, sizes.aspects.last, sizes.aspects.unit
-    fewest, most = sizes.counts.first // sizes.counts.unit, sizes.counts.last // sizes.counts.unit
+    first, last, unit = blocks.aspects.first, blocks.aspects.last, blocks.aspects.unit
     found = set()
-    for count in range(fewest, most + 1):
+    for count in counts:
 
         @functools.cache
-        def size(aspect, count=count):
+        def sides(aspect, count=count):
             return (
                 root(Fraction(count * aspect, unit), half_even=True),
                 root(Fraction(count * unit, aspect), half_even=True),
@@ -221,37 +237,59 @@ def _sizes_within(sizes):
         spans = [(first, last)]
         while spans:
             low, high = spans.pop()
-            found |= {size(low), size(high)}
-            if size(low) != size(high) and high - low > 1:
+            found |= {(count, *sides(low)), (count, *sides(high))}
+            if sides(low) != sides(high) and high - low > 1:
                 spans += [(low, (low + high) // 2), ((low + high) // 2, high)]
     return found
 
 
-@pytest.mark.parametrize(
-    ("counts", "aspect"),
-    [
-        ((29.4, 39.2), (0.75, 1.5)),
-        ((0.0, 6.5), (0.5, 2.0)),
-        ((5.0, 5.0), (0.8, 0.8)),
-        ((7.0, 7.0), (1.75, 1.75)),
-        ((5.0, 40.0), (0.8, 0.8)),
-        ((2.0, 30.0), (0.1, 9.0)),
-        ((3.0, 5.0), (0.01, 0.02)),
-        ((1.0, 30.5), (1.25, 1.25)),
-        ((20.0, 21.0), (0.8, 1.25)),
-        ((60.0, 64.0), (2.0, 3.0)),
-        ((1000.0, 1004.0), (0.9, 1.1)),
-        ((150_000.0, 150_002.0), (1.0, 1.0002)),
-    ],
-    ids=str,
-)
-def test_plan_has_every_height_with_exactly_its_greatest_width(counts, aspect):
-    sizes = _sizes.jepa_sizes("some_aspect", _sizes.whole_steps(*counts), aspect, 2)
-    greatest = {}
-    for height, width in _sizes_within(sizes):
-        greatest[height] = max(greatest.get(height, 0), width)
-    expected = [(max(height, 1), max(width, 1)) for height, width in sorted(greatest.items())]
-    assert list(sizes.widest) == expected
+def _cut(count, sides, room, keep_area):
+    """What a room leaves of a block: each side cut to it, on a wide one the area kept."""
+    cut = [min(max(side, 1), length) for side, length in zip(sides, room, strict=True)]
+    if keep_area and room[0] != room[1]:
+        for axis, other in ((0, 1), (1, 0)):
+            if sides[axis] > room[axis]:
+                extended = math.floor(Fraction(count, room[axis]) + Fraction(1, 2))
+                cut[other] = min(max(extended, 1), room[other])
+    return tuple(cut)
+
+
+_BLOCKS = [
+    ((29.4, 39.2), (0.75, 1.5)),
+    ((0.0, 6.5), (0.5, 2.0)),
+    ((5.0, 5.0), (0.8, 0.8)),
+    ((7.0, 7.0), (1.75, 1.75)),
+    ((5.0, 40.0), (0.8, 0.8)),
+    ((2.0, 30.0), (0.1, 9.0)),
+    ((3.0, 5.0), (0.01, 0.02)),
+    ((1.0, 30.5), (1.25, 1.25)),
+    ((20.0, 21.0), (0.8, 1.25)),
+    ((60.0, 64.0), (2.0, 3.0)),
+    ((1000.0, 1004.0), (0.9, 1.1)),
+    ((150_000.0, 150_002.0), (1.0, 1.0002)),
+]
+
+
+@pytest.mark.parametrize("keep_area", [False, True])
+@pytest.mark.parametrize(("counts", "aspect"), _BLOCKS, ids=str)
+def test_the_reached_sides_bound_all_that_are_sampled(counts, aspect, keep_area):
+    blocks = jepa_blocks(counts, aspect)
+    fewest, most = blocks.counts.whole
+    sampled = _sampled_sides(blocks, range(fewest, most + 1))
+    for room in [(500, 500), (9, 9), (4, 250), (200, 5), (7, 8)]:
+        if math.prod(room) < most:
+            continue
+        cut = {_cut(count, sides, room, keep_area) for count, *sides in sampled}
+        largest, smallest = (
+            _sizes.reached_sides(blocks, room, keep_area=keep_area, smallest=smallest)
+            for smallest in (False, True)
+        )
+        assert set(largest) <= cut
+        assert set(smallest) <= cut
+        assert max(map(math.prod, largest)) == max(map(math.prod, cut))
+        assert min(map(math.prod, smallest)) == min(map(math.prod, cut))
+        for sides in cut:
+            assert any(np.all(np.array(sides) <= bound) for bound in largest)
 
 
 def test_a_height_flips_at_the_very_step_beyond_its_tie():
@@ -274,26 +312,27 @@ def test_a_height_flips_at_the_very_step_beyond_its_tie():
         ((24, 24), (0.001, 1.0), (0.02, 4.0)),
     ],
 )
-def test_drawn_sizes_are_the_roots_of_what_is_drawn_also_on_large_grids(grid, scale, aspect):
+@pytest.mark.parametrize("keep_area", [False, True])
+def test_sampled_sides_are_the_roots_of_what_is_sampled_also_on_large_grids(
+    grid, scale, aspect, keep_area
+):
     tokens = math.prod(grid)
-    counts = _sizes.whole_steps(*(tokens * end for end in scale))
-    sizes = _sizes.jepa_sizes("some_aspect", counts, aspect, 2)
+    blocks = jepa_blocks([tokens * end for end in scale], aspect)
     draws = words(5, 2, 1500)
     draws[:, : len(_EDGES)] = _EDGES
-    got = jax.jit(functools.partial(_sizes.draw_jepa_size, sizes=sizes))(*draws)
-    unit = sizes.aspects.unit
-    expected, widest = [], {}
-    for height, width in sizes.widest:
-        widest[height] = max(width, widest.get(height, 0))
-    for count_word, aspect_word in draws.T.tolist():
-        count = (counts.first + (count_word * counts.number >> 32)) // counts.unit
-        ratio = Fraction(sizes.aspects.first + (aspect_word * sizes.aspects.number >> 32), unit)
+    sample = functools.partial(
+        _sizes.sample_jepa_sides, blocks=blocks, room=grid, keep_area=keep_area
+    )
+    got = np.transpose(jax.jit(sample)(*draws))
+    (first, steps, unit), (first_count, count_steps, count_unit) = blocks.aspects, blocks.counts
+    for sides, (count_word, aspect_word) in zip(got.tolist(), draws.T.tolist(), strict=True):
+        count = (first_count + (count_word * count_steps >> 32)) // count_unit
+        ratio = Fraction(first + (aspect_word * steps >> 32), unit)
         low, high = map(Fraction, aspect)
         assert abs(ratio - low - (high - low) * aspect_word / 2**32) < Fraction(3, unit)
-        size = root(count * ratio, half_even=True), root(count / ratio, half_even=True)
-        assert max(size[1], 1) <= widest[max(size[0], 1)]
-        expected.append(size)
-    np.testing.assert_array_equal(np.transpose(got), expected)
+        exact = root(count * ratio, half_even=True), root(count / ratio, half_even=True)
+        kept = _cut(count, exact, grid, keep_area)
+        assert tuple(min(max(s, 1), n) for s, n in zip(sides, grid, strict=True)) == kept
 
 
 def test_ijepa_block_of_two_thousand_tokens_a_side():
@@ -305,25 +344,18 @@ def test_ijepa_block_of_two_thousand_tokens_a_side():
     assert (rows, columns, int(targets.sum())) == (707, 1414, 707 * 1414)
 
 
-def test_place_reaches_the_first_and_the_last_position_and_none_beyond():
-    size, room = ([1, 2, 3, 5], [7, 7, 1, 4]), (5, 7)
-    size = [np.array(part, np.int32) for part in size]
+def test_boxes_reach_the_first_and_the_last_position_and_none_beyond():
+    sides, room, grid = ([1, 2, 3, 5, 0, 9], [7, 7, 1, 4, 99, 1]), (5, 7), (6, 8)
+    sides = [np.array(side, np.int32) for side in sides]
+    place = jax.jit(lambda *words: _boxes.place_each(words, sides, room, grid))
     for word in _EDGES:
-        draws = [np.full(4, word, np.uint32)] * 2
-        start = _boxes.place(draws, size, room)
-        for at, part, side in zip(start, size, room, strict=True):
-            expected = [word * (side - int(one) + 1) >> 32 for one in part]
-            np.testing.assert_array_equal(at, expected)
-            assert (np.asarray(at) >= 0).all()
-            assert (np.asarray(at) + part <= side).all()
-    last = _boxes.place([np.full(4, 2**32 - 1, np.uint32)] * 2, size, room)
-    np.testing.assert_array_equal(last, [[4, 3, 2, 0], [0, 0, 6, 3]])
-
-
-def test_clamp_keeps_at_least_one_token_and_at_most_the_side():
-    height, width = _boxes.clamp((np.array([0, 1, 5, 6, 99]), 9), (5, 7))
-    np.testing.assert_array_equal(height, [1, 1, 5, 5, 5])
-    assert int(width) == 7
+        boxes = np.asarray(place(*[np.full(6, word, np.uint32)] * 2))
+        for i, box in enumerate(boxes):
+            expected = np.zeros(grid, bool)
+            cut = [min(max(int(side[i]), 1), n) for side, n in zip(sides, room, strict=True)]
+            start = [word * (n - side + 1) >> 32 for side, n in zip(cut, room, strict=True)]
+            expected[tuple(slice(at, at + side) for at, side in zip(start, cut, strict=True))] = 1
+            np.testing.assert_array_equal(box, expected)
 
 
 def _covers(num_boxes, size, grid):
@@ -366,57 +398,43 @@ _NUM_BOXES = (1, 31, 32, 33, 64)
 
 
 @pytest.mark.parametrize("grid", [(210,), (13, 17), (3, 7, 11), (2, 3, 5, 7), (1, 70), (66, 2)])
-def test_boxes_and_their_union_are_those_of_a_loop(grid):
+def test_boxes_are_those_of_a_loop_and_cut_off_at_the_edges(grid):
     rng = np.random.default_rng(7)
-
-    @jax.jit
-    def draw(cases):
-        return [
-            jax.vmap(functools.partial(f, grid=grid))(*case)
-            for case in cases
-            for f in (_boxes.union, _boxes.each_box)
-        ]
-
-    cases = []
-    for n in _NUM_BOXES:
-        # Few tokens in each, so that each box has tokens of its own.
-        size = [rng.integers(1, min(side, 2) + 1, (12, n), np.int32) for side in grid]
-        start = [
-            rng.integers(0, side - part + 1, dtype=np.int32)
-            for side, part in zip(grid, size, strict=True)
-        ]
-        cases.append((start, size))
-    got = draw(cases)
-    for number, (start, size) in enumerate(cases):
-        expected = np.zeros((12, _NUM_BOXES[number], *grid), bool)
-        for i, j in np.ndindex(expected.shape[:2]):
-            corner = tuple(
-                slice(at[i, j], at[i, j] + part[i, j]) for at, part in zip(start, size, strict=True)
-            )
-            expected[i, j][corner] = True
-        np.testing.assert_array_equal(got[2 * number], expected.any(1))
-        np.testing.assert_array_equal(got[2 * number + 1], expected)
+    sides = [rng.integers(1, min(length, 3) + 1, (12, 5), np.int32) for length in grid]
+    starts = [rng.integers(-1, length, (12, 5), np.int32) for length in grid]
+    got = jax.jit(jax.vmap(functools.partial(_boxes.each_box, grid=grid)))(starts, sides)
+    expected = np.zeros((12, 5, *grid), bool)
+    for i, j in np.ndindex(12, 5):
+        reached = (
+            slice(max(at[i, j], 0), at[i, j] + side[i, j])
+            for at, side in zip(starts, sides, strict=True)
+        )
+        expected[i, j][tuple(reached)] = True
+    np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("n", _NUM_BOXES)
-def test_each_box_of_a_union_is_in_it(n):
-    # Box i is token i alone: a union without any one of them would miss its token.
-    start = (np.arange(n, dtype=np.int32), np.zeros(n, np.int32))
-    got = jax.jit(lambda start: _boxes.union(start, (1, 1), (n + 1, 2)))(start)
-    np.testing.assert_array_equal(got, [[i < n, False] for i in range(n + 1)])
-
-
-@pytest.mark.parametrize("shape", [(1, 2), (2, 3), (7,), (3, 2, 5)])
-def test_leave_one_clears_each_token_for_its_share_of_the_draws(shape):
-    tokens = math.prod(shape)
+@pytest.mark.parametrize("within", [None, (1, 2), (2, 3)], ids=str)
+@pytest.mark.parametrize("grid", [(2, 3), (3, 5)])
+def test_leave_one_clears_each_true_token_for_its_share_of_the_words(grid, within):
+    sides = within or grid
+    tokens = math.prod(sides)
     first = [-(-(i << 32) // tokens) for i in range(tokens + 1)]
     draws = np.array([*first[:-1], *(word - 1 for word in first[1:])], np.uint32)
-    full = np.ones(shape, bool)
-    leave = jax.jit(jax.vmap(_boxes.leave_one, (None, None, 0)))
-    left = np.asarray(leave(full, True, draws)).reshape(2, tokens, tokens)
-    np.testing.assert_array_equal(left, [~np.eye(tokens, dtype=bool)] * 2)
-    mask = np.arange(tokens).reshape(shape) % 2 == 0
-    np.testing.assert_array_equal(leave(mask, False, draws), [mask] * (2 * tokens))
+    true = np.zeros(grid, bool)
+    true[: sides[0], : sides[1]] = True
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def leave(mask, word):
+        array = None if within is None else jnp.array(within)
+        return _boxes.leave_one(mask, _within.true_part(grid, array), word)
+
+    left = np.asarray(leave(true, draws)).reshape(2, tokens, *grid)
+    for masks in left:
+        np.testing.assert_array_equal(masks[:, true], ~np.eye(tokens, dtype=bool))
+        assert not masks[:, ~true].any()
+    mask = true & (np.indices(grid).sum(0) % 2 == 0)
+    np.testing.assert_array_equal(leave(mask, draws), [mask] * (2 * tokens))
 
 
 @pytest.mark.parametrize(

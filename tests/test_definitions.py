@@ -10,7 +10,7 @@ import transcription
 
 import jepa_masks_jax as jm
 
-_KEYS = 250
+_KEYS = 100
 _WORDS = 320  # more than any mask below needs: a key's words do not depend on how many are drawn
 
 
@@ -114,7 +114,7 @@ _TOPPED_UP = {"num_targets": 3, "context_scale": (0.05, 0.3), "min_keep": 15}
         ((3, 40), _TOPPED_UP),
         ((37, 5), _TOPPED_UP),
         ((7, 40), {"allow_overlap": True, "num_targets": 2}),
-        ((1, 64), {"min_keep": 20, "target_aspect_ratio": (0.1, 9.0)}),
+        ((1, 64), {"min_keep": 16, "target_aspect_ratio": (0.1, 9.0)}),
         ((64, 2), {"min_keep": 10, "target_aspect_ratio": (0.5, 5.0)}),
         ((70,), {}),
         ((1214,), {"num_targets": 2}),
@@ -153,10 +153,10 @@ def test_ijepa_masks_are_their_definition(grid, options):
         ),
         ((8, 4, 4), {"num_blocks": 2, "max_temporal_keep": 0.1}),
         ((12, 35), {"num_blocks": 3}),
-        ((5, 70), {"num_blocks": 3, "spatial_scale": (0.3, 0.9), "temporal_scale": (0.5, 0.7)}),
+        ((5, 70), {"num_blocks": 3, "spatial_scale": (0.3, 0.9)}),
         ((2, 1, 32), {"spatial_scale": (0.3, 1.0), "aspect_ratio": (0.01, 1.0), "num_blocks": 2}),
         ((70,), {"num_blocks": 3}),
-        ((9,), {"spatial_scale": (0.01, 1.0), "max_temporal_keep": 0.1}),
+        ((9,), {"spatial_scale": (0.01, 1.0)}),
     ],
     ids=str,
 )

@@ -1,6 +1,7 @@
 """Random subsets are exact and uniform, in both ways of picking them, and programs stay flat."""
 
 import contextlib
+import functools
 import itertools
 import math
 
@@ -11,7 +12,7 @@ import pytest
 from scipy import stats
 
 import jepa_masks_jax as jm
-from jepa_masks_jax._draws import random_draws
+from jepa_masks_jax._draws import random_words
 from jepa_masks_jax._subsets import lowest_by_bisection, lowest_by_sorting, random_subset
 
 CHANCE = 1e-6
@@ -20,7 +21,7 @@ _OUTSIDE = 2**32 - 1  # what stands for the word of a token outside the pool
 
 
 def subset(draws, pool, count):
-    """The `count` lowest words of the pool, level ones in row-major order."""
+    """The `count` lowest 31-bit words of the pool, equal ones in row-major order."""
     order = sorted((int(draws[token]) >> 1, token) for token in np.flatnonzero(pool).tolist())
     picked = np.zeros(len(pool), bool)
     picked[[token for _, token in order[:count]]] = True
@@ -44,7 +45,7 @@ def cases(tokens, number, seed):
 
 def both_ways(draws, pool, count):
     words = jnp.where(pool, draws >> 1, jnp.uint32(_OUTSIDE))
-    return [way(words, count) for way in _WAYS] + [random_subset(draws, pool, count)]
+    return [way(words, None, count) for way in _WAYS] + [random_subset(draws, pool, count)]
 
 
 _TOKENS = [*range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65]
@@ -75,12 +76,25 @@ def test_every_count_of_every_small_pool():
         np.testing.assert_array_equal(picked, expected)
 
 
+@pytest.mark.parametrize("way", _WAYS)
+def test_a_word_of_all_bits_is_one_of_the_pool_before_any_outside(way):
+    tokens = 6
+    rng = np.random.default_rng(1)
+    words = rng.choice(np.array([0, 2**31, 2**32 - 2, _OUTSIDE], np.uint32), (200, tokens))
+    pool = rng.random((200, tokens)) < 0.6
+    count = rng.integers(0, pool.sum(1) + 1).astype(np.int32)
+    picked = jax.jit(jax.vmap(way))(np.where(pool, words, np.uint32(_OUTSIDE)), pool, count)
+    for i in range(200):
+        lowest = sorted(np.flatnonzero(pool[i]), key=lambda token: (words[i, token], token))
+        np.testing.assert_array_equal(np.flatnonzero(picked[i]), sorted(lowest[: count[i]]))
+
+
 @pytest.mark.parametrize(("pool", "count"), [("111111", 3), ("1011010110", 3), ("11111", 1)])
 def test_every_subset_of_the_pool_is_equally_likely(pool, count):
     pool = np.array([token == "1" for token in pool])
 
     def draw(key):
-        return random_subset(random_draws(key, pool.size), pool, jnp.int32(count))
+        return random_subset(random_words(key, pool.size), pool, jnp.int32(count))
 
     keys = jax.random.split(jax.random.key(40), 20_000)
     masks = np.asarray(jax.jit(jax.vmap(draw))(keys))
@@ -89,6 +103,10 @@ def test_every_subset_of_the_pool_is_equally_likely(pool, count):
     _, frequency = np.unique(masks @ (1 << np.arange(pool.size)), return_counts=True)
     assert len(frequency) == math.comb(pool.sum(), count)
     assert stats.chisquare(frequency).pvalue > CHANCE
+
+
+def without_pool(way, words, count):
+    return way(words, None, count)
 
 
 @contextlib.contextmanager
@@ -137,7 +155,7 @@ def test_both_ways_are_the_same_under_every_transformation(enable_x64):
         "alone": picks(0, 0),
     }
     ways = (
-        *_WAYS,
+        *(functools.partial(without_pool, way) for way in _WAYS),
         lambda words, count: random_subset(words << 1, words < jnp.uint32(2**31), count),
     )
 
@@ -261,10 +279,10 @@ def test_blockwise_masks_are_one_scan_over_the_tries_and_a_subset(batched):
     }
 
 
-def test_token_indices_are_one_sort_and_on_a_cpu_none():
+def test_token_indices_are_one_sort_on_a_tpu_only():
     counts = structure(_indices)
-    assert counts["default"] == _NONE | {"sort": 1}
-    assert (counts["cpu"]["sort"], counts["cpu"]["scan"]) == (0, 0)
+    assert counts["tpu"] == _NONE | {"sort": 1}
+    assert (counts["default"]["sort"], counts["default"]["scan"]) == (0, 0)
     assert counts["outside"] == _NONE
 
 

@@ -97,9 +97,20 @@ def multi_block_mask(words, grid, mask_ratio=0.5, num_blocks=4):
     return np.broadcast_to(mask, grid)
 
 
-def frame_size(rank, n, aspect):
-    """The sides of a block of n tokens: of a sequence its length."""
-    return (n,) if rank == 1 else (round(math.sqrt(n * aspect)), round(math.sqrt(n / aspect)))
+def frame_sides(frame, n, aspect, keep_area=True):
+    """The sides of a block of n tokens: of a sequence its length.
+
+    On a frame that is not square, a side that does not fit is cut and the other takes its tokens.
+    """
+    if len(frame) == 1:
+        return (n,)
+    sides = round(math.sqrt(n * aspect)), round(math.sqrt(n / aspect))
+    if keep_area and frame[0] != frame[1]:
+        if sides[0] > frame[0]:
+            return frame[0], round_half_up(n / frame[0])
+        if sides[1] > frame[1]:
+            return round_half_up(n / frame[1]), frame[1]
+    return sides
 
 
 def ijepa_masks(
@@ -111,7 +122,7 @@ def ijepa_masks(
     context_scale=(0.85, 1.0),
     min_keep=10,
     allow_overlap=False,
-    sampling="paper",
+    sampling="independent",
 ):
     """Reads target scale, target aspect, context scale, first token to add; then the corner of each
     target and of the context.
@@ -124,7 +135,7 @@ def ijepa_masks(
     scale_word, aspect_word, context_word, first_word, *corner_words = words
 
     def block_at(i, n, aspect):
-        size = clamp(frame_size(rank, n, aspect), room)
+        size = clamp(frame_sides(grid, n, aspect, keep_area=not reference), room)
         return block(grid, size, corner_words[rank * i : rank * (i + 1)], room)
 
     n = math.floor(tokens * real(scale_word, *target_scale))
@@ -160,7 +171,7 @@ def vjepa_mask(
     extent = max(1, math.floor(frames * real(words[0], *temporal_scale)))
     n = math.floor(math.prod(frame) * real(words[1], *spatial_scale))
     aspect = real(words[2], *aspect_ratio)
-    size = clamp((extent, *frame_size(len(frame), n, aspect)), video)
+    size = clamp((extent, *frame_sides(frame, n, aspect)), video)
     keep = max(1, math.floor(frames * max_temporal_keep))
     always_all_frames = max(1, math.floor(frames * temporal_scale[0])) == frames
 
@@ -209,6 +220,7 @@ def span_mask(words, grid, mask_ratio, span):
     num_starts = length - span + 1
     expected = mask_ratio * length / span
     count = max(math.floor(real(words[num_starts], expected, expected + 1)), 1)
+    count = min(count, (length - 1) // span)
     mask = np.zeros(length, bool)
     for start in np.flatnonzero(random_subset(words, np.ones(num_starts, bool), count)):
         mask[start : start + span] = True

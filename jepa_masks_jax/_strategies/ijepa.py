@@ -308,9 +308,9 @@ def _refusal(grid: tuple[int, ...], options: _Options, counts: IjepaCounts, min_
     advice = [f"num_targets to {fewer}"] if fewer >= 1 else []
     advice += [f"min_keep to {counts.min_keep}"] if counts.min_keep >= 1 else []
     return (
-        f"min_keep must be at most {counts.min_keep}: {options.num_targets} targets (num_targets) "
-        f"of up to {counts.target_max} tokens (target_scale) leave the context as few of {tokens} "
-        f"tokens; got {min_keep}; lower " + ", or ".join([*advice, "target_scale"])
+        f"{options.num_targets} targets (num_targets) of up to {counts.target_max} tokens "
+        f"(target_scale) guarantee the context {counts.min_keep} of {tokens} tokens, fewer than "
+        f"{min_keep} (min_keep); lower {', or '.join([*advice, 'target_scale'])}"
     )
 
 
