@@ -148,7 +148,7 @@ def vjepa_mask(
     )
     if sides is not None:
         blocks = _within.plan_for(_sizes.jepa_blocks, *frame_options, traced=True)
-        time = _within.plan_for(_plan_time, *time_options, traced=True)
+        time = _within.plan_for(_plan_time, *time_options, traced=len(grid) == 3)
     layout = _Layout(num_blocks, max(shortest, 1) >= frames, may_be_full)
     return _vjepa_mask(key, sides, grid, blocks, time, layout)
 
