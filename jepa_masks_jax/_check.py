@@ -21,10 +21,15 @@ MAX_BLOCKS = 2**16
 
 def key(key: Any) -> jax.Array:
     """Returns one typed or legacy key."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    is_array = isinstance(key, jax.Array | np.ndarray)
+    dtype, shape = (key.dtype, key.shape) if is_array else (np.dtype(object), ())
+    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and (dtype != jnp.uint32 or shape == ()):
-        raise TypeError(f"key must be a JAX PRNG key, as jax.random.key(0) makes; got {brief(key)}")
+        advice = "" if is_array else "; with flax.nnx pass what rngs() returns"
+        raise TypeError(
+            "key must be a JAX PRNG key, as jax.random.key(0) makes; got "
+            f"{brief(key) if is_array else type(key).__name__}{advice}"
+        )
     if len(shape) != (0 if typed else 1):
         raise ValueError(
             f"key must be a single key, got an array of keys of shape {shape}; "
@@ -40,8 +45,11 @@ def brief(value: Any) -> str:
     return repr(value) if not hasattr(value, "_fields") else type(value).__name__
 
 
-def refuse_tracer(name: str, value: Any, instead: str = "") -> None:
-    """Raises if an option is traced, and says how it stays static or what is traced `instead`."""
+_SWITCH = "; jax.lax.switch chooses among static values"
+
+
+def refuse_tracer(name: str, value: Any, instead: str = _SWITCH) -> None:
+    """Raises if an option is traced, and says how it stays static and what to do `instead`."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(f"{name} is traced; close over it or make it static{instead}, got {value}")
 
@@ -83,7 +91,7 @@ def choice(name: str, value: Any, choices: tuple[str, ...], renamed: dict[str, s
     raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}{now}")
 
 
-def real(name: str, value: Any, instead: str = "") -> float:
+def real(name: str, value: Any, instead: str = _SWITCH) -> float:
     """Returns a finite real number."""
     refuse_tracer(name, value, instead)
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -97,7 +105,7 @@ def real(name: str, value: Any, instead: str = "") -> float:
     return float(value)
 
 
-def fraction(name: str, value: Any, *, one: bool = False, instead: str = "") -> float:
+def fraction(name: str, value: Any, *, one: bool = False, instead: str = _SWITCH) -> float:
     """Returns a number in `(0, 1)`, or in `(0, 1]` if `one` is allowed."""
     part = real(name, value, instead)
     if not (0 < part < 1 or (one and part == 1)):
