@@ -1,6 +1,7 @@
 """I-JEPA's context block and separate target blocks."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -121,15 +122,8 @@ def ijepa_masks(
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2))
     min_keep = _check.whole("min_keep", min_keep)
-    options = _check_options(
-        grid,
-        num_targets=num_targets,
-        target_scale=target_scale,
-        target_aspect_ratio=target_aspect_ratio,
-        context_scale=context_scale,
-        allow_overlap=allow_overlap,
-        sampling=sampling,
-    )
+    blocks = num_targets, target_scale, target_aspect_ratio, context_scale
+    options = _check_options(grid, *blocks, allow_overlap, sampling)
     sides = _within.check(within, grid)
     if sides is not None and options.reference:
         raise ValueError("within needs sampling='independent', got sampling='reference'")
@@ -191,15 +185,8 @@ def ijepa_counts(
     """
     del min_keep
     grid = _check.grid(grid, ranks=(1, 2))
-    options = _check_options(
-        grid,
-        num_targets=num_targets,
-        target_scale=target_scale,
-        target_aspect_ratio=target_aspect_ratio,
-        context_scale=context_scale,
-        allow_overlap=allow_overlap,
-        sampling=sampling,
-    )
+    blocks = num_targets, target_scale, target_aspect_ratio, context_scale
+    options = _check_options(grid, *blocks, allow_overlap, sampling)
     return _counts(grid, options)
 
 
@@ -224,7 +211,6 @@ class _Plan(NamedTuple):
 
 def _check_options(
     grid: tuple[int, ...],
-    *,
     num_targets: Any,
     target_scale: Any,
     target_aspect_ratio: Any,
@@ -262,23 +248,20 @@ def _plan(tokens: np.ndarray, options: _Options) -> _Plan:
     )
 
 
-def _areas(
-    blocks: _sizes.JepaBlocks, grid: tuple[int, ...], options: _Options, *, smallest: bool
-) -> list[int]:
-    sides = _sizes.reached_sides(
-        blocks, options.room(grid), keep_area=not options.reference, smallest=smallest
-    )
-    return [math.prod(each) for each in sides]
-
-
 def _counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
     plan = _within.plan_for(_plan, math.prod(grid), options)
-    target_min = min(_areas(plan.targets, grid, options, smallest=True))
-    target_max = max(_areas(plan.targets, grid, options, smallest=False))
+
+    def areas(blocks: _sizes.JepaBlocks, *, smallest: bool) -> Iterator[int]:
+        room, keep_area = options.room(grid), not options.reference
+        reached = _sizes.reached_sides(blocks, room, keep_area=keep_area, smallest=smallest)
+        return map(math.prod, reached)
+
+    target_min = min(areas(plan.targets, smallest=True))
+    target_max = max(areas(plan.targets, smallest=False))
     if options.reference:
-        _refuse_thin_grid(grid, plan, target_max)
+        _refuse_thin_grid(grid, plan)
     if options.allow_overlap:
-        left = min(_areas(plan.context, grid, options, smallest=True))
+        left = min(areas(plan.context, smallest=True))
     else:
         left = math.prod(grid) - options.num_targets * target_max
     return IjepaCounts(max(left, 0), target_min, target_max)
@@ -288,7 +271,8 @@ _THINNEST = 0.4
 """A grid is too thin for the reference if no target keeps this part of its minimum area."""
 
 
-def _refuse_thin_grid(grid: tuple[int, ...], plan: _Plan, largest: int) -> None:
+def _refuse_thin_grid(grid: tuple[int, ...], plan: _Plan) -> None:
+    largest = max(map(math.prod, _sizes.reached_sides(plan.targets, grid, keep_area=False)))
     minimum = max(plan.targets.counts.whole[0], 1)
     if largest < _THINNEST * minimum:
         raise ValueError(
