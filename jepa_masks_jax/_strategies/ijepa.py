@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing, _within
+from jepa_masks_jax import _boxes, _check, _draws, _exports, _sizes, _tracing, _within
 
 
+@_exports.storable
 class ContextTargetMasks(NamedTuple):
     """The tokens that the context encoder sees, and each block to predict."""
 
