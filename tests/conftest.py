@@ -11,9 +11,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-# Most of a test is compilation, which takes a third of the time without optimisation. The masks
-# must not depend on it: test_reproducibility.py draws them with every optimisation, as users do.
-_FLAGS = ["--xla_backend_optimization_level=0"]
+# Most of a test is compilation, which is three times as fast without optimisation. The masks must
+# not depend on it: test_reproducibility.py draws them with the default flags, as users do.
+_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # later ones need it for loops
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
@@ -23,8 +23,12 @@ _CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import jax  # noqa: E402 (reads the settings above)
+
+jax.config.update("jax_num_cpu_devices", 8)
+
 
 def pytest_collection_modifyitems(items):
     """The longest files first: at the end one of them would keep one worker busy alone."""
-    longest = {"test_notebooks.py", "test_transformations.py"}
+    longest = {"test_notebooks.py", "test_transformations.py", "test_command.py"}
     items.sort(key=lambda item: item.path.name not in longest)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from programs import finish, start
 
 import jepa_masks_jax as jm
 
@@ -26,21 +25,26 @@ def clipped(key, count):
     return jm.clip_count(key, CHECKERBOARD, minimum=count, maximum=count)
 
 
-@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int32, jnp.uint32])
+def in_blocks(key, count):
+    return jm.blockwise_mask(key, GRID, num_masked=count, min_block=1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint32])
 def test_every_value_from_below_0_to_above_all_tokens_is_exact_or_clamped(dtype):
     values = np.arange(-3 if jnp.issubdtype(dtype, jnp.signedinteger) else 0, 127).astype(dtype)
     keys = jax.random.split(KEY, len(values))
-    masks = jax.jit(jax.vmap(drawn))(keys, values)
-    np.testing.assert_array_equal(masks.sum((1, 2)), np.clip(values.astype(int), 1, 11))
-    masks = jax.jit(jax.vmap(clipped))(keys, values)
-    np.testing.assert_array_equal(masks.sum((1, 2)), np.clip(values.astype(int), 0, 12))
+    draw = jax.vmap(lambda *args: [function(*args) for function in (drawn, in_blocks, clipped)])
+    random, blocks, clip = jax.jit(draw)(keys, values)
+    np.testing.assert_array_equal(random.sum((1, 2)), np.clip(values.astype(int), 1, 11))
+    np.testing.assert_array_equal(blocks.sum((1, 2)), np.clip(values.astype(int), 1, 11))
+    np.testing.assert_array_equal(clip.sum((1, 2)), np.clip(values.astype(int), 0, 12))
 
 
 @pytest.mark.parametrize("function", [drawn, clipped])
-def test_a_traced_count_draws_the_mask_of_the_number(function):
-    numbers = jax.jit(lambda key: [function(key, count) for count in range(1, 12)])(KEY)
+def test_a_traced_count_draws_the_mask_of_an_int(function):
     traced = jax.jit(function)
-    for count, expected in enumerate(numbers, 1):
+    for count in (1, 4, 11):
+        expected = function(KEY, count)
         np.testing.assert_array_equal(traced(KEY, jnp.int32(count)), expected)
         np.testing.assert_array_equal(function(KEY, jnp.int16(count)), expected)
 
@@ -57,19 +61,14 @@ def test_a_thousand_values_of_a_schedule_compile_once():
         assert counts[0] == counts[1] == np.round(2 + 8 * progress)
 
 
-def test_a_count_for_each_sample_under_scan_and_shard_map():
+def test_a_count_for_each_sample_under_scan():
     keys, counts = jax.random.split(KEY, 11), jnp.arange(1, 12, dtype=jnp.int32)
     expected = jax.jit(jax.vmap(drawn))(keys, counts)
     _, scanned = jax.jit(lambda *xs: lax.scan(lambda c, x: (c, drawn(*x)), 0, xs))(keys, counts)
     np.testing.assert_array_equal(scanned, expected)
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = P("data")
-    mapped = jax.shard_map(jax.vmap(drawn), mesh=mesh, in_specs=(spec, spec), out_specs=spec)
-    np.testing.assert_array_equal(jax.jit(mapped)(keys, counts), expected)
 
 
-def check_on_eight_devices():
-    """The keys, the counts, or both, are the same on all devices."""
+def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def draw(keys, counts):
@@ -89,8 +88,18 @@ def check_on_eight_devices():
             np.testing.assert_array_equal(got[i], alone(*one), err_msg=str((sharded, i)))
 
 
-def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
-    finish(start(__file__, num_devices=8))
+def test_a_batch_of_dinov3_masks_half_of_its_crops_with_evenly_spaced_counts():
+    """The recipe of blockwise_mask's docstring."""
+    B, grid, tokens = 16, (16, 16), 256
+    count_key, key = jax.random.split(jax.random.key(0))
+    keys = jax.random.split(key, B)
+    ratios = np.linspace(0.1, 0.5, B // 2 + 1)[1:]
+    counts = np.append(tokens * ratios, np.zeros(B - B // 2)).astype(np.int32)
+    counts = jax.random.permutation(count_key, counts)
+    draw = lambda key, count: jm.blockwise_mask(key, grid, num_masked=count, min_block=4)  # noqa: E731
+    masks = jax.jit(jax.vmap(draw))(keys, counts) & (counts > 0)[:, None, None]
+    expected = [0] * 8 + [int(256 * (0.1 + 0.05 * i)) for i in range(1, 9)]
+    assert sorted(masks.sum((1, 2)).tolist()) == expected
 
 
 def test_a_maximum_below_the_minimum_wins():
@@ -158,7 +167,3 @@ def test_whole_cells_are_masked_and_counted(grid, cell, count):
         assert (split == split.take([0], axis + 1)).all()
         cells = split.take(0, axis + 1)
     assert (cells.reshape(20, -1).sum(1) == count).all()
-
-
-if __name__ == "__main__":
-    check_on_eight_devices()

@@ -14,6 +14,8 @@ from scipy import stats
 
 import jepa_masks_jax as jm
 
+pytestmark = pytest.mark.slow
+
 CHANCE = 1e-6
 
 

@@ -18,6 +18,8 @@ from scipy import stats
 
 import jepa_masks_jax as jm
 
+pytestmark = pytest.mark.slow
+
 CHANCE = 1e-6
 MASKS = 2000
 
@@ -198,20 +200,6 @@ def test_inverse_blocks_are_exact_or_refused(grid, mask_ratio, aspect_ratio, rol
     else:
         masks = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 20))
         assert (masks.sum((1, 2)) == count).all()
-
-
-def test_a_batch_of_dinov3_masks_half_of_its_crops_with_evenly_spaced_counts():
-    """The recipe of blockwise_mask's docstring."""
-    B, grid, tokens = 16, (16, 16), 256
-    count_key, key = jax.random.split(jax.random.key(0))
-    keys = jax.random.split(key, B)
-    ratios = np.linspace(0.1, 0.5, B // 2 + 1)[1:]
-    counts = np.append(tokens * ratios, np.zeros(B - B // 2)).astype(np.int32)
-    counts = jax.random.permutation(count_key, counts)
-    draw = lambda key, count: jm.blockwise_mask(key, grid, num_masked=count, min_block=4)  # noqa: E731
-    masks = jax.jit(jax.vmap(draw))(keys, counts) & (counts > 0)[:, None, None]
-    expected = [0] * 8 + [int(256 * (0.1 + 0.05 * i)) for i in range(1, 9)]
-    assert sorted(masks.sum((1, 2)).tolist()) == expected
 
 
 def centred_boxes(rng, grid, p, adjust, side):

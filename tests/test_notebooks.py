@@ -1,6 +1,6 @@
 """The notebooks run to their end, and training compiles each step once and lowers the loss.
 
-Here they run in the small setting; as a script, the training one with one seed.
+Here they run in the small setting, marked slow; as a script, the training one with one seed.
 """
 
 import json
@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 
-nbclient = pytest.importorskip("nbclient")
-nbformat = pytest.importorskip("nbformat")
-for package in ("flax", "ipykernel", "matplotlib", "optax", "orbax.checkpoint", "sklearn", "tqdm"):
-    pytest.importorskip(package)
-
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TRAINING = "02_train_ijepa.ipynb"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+PACKAGES = [
+    "nbclient",
+    "nbformat",
+    "flax",
+    "ipykernel",
+    "optax",
+    "orbax.checkpoint",
+    "sklearn",
+    "tqdm",
+]
 SMALL = {"JEPA_MASKS_NOTEBOOKS": "small"}
 REPORT = """
 import json
@@ -33,6 +38,9 @@ print(json.dumps({
 
 def execute(name, folder, *, environment, last_cell=""):
     """Runs a notebook in the folder, with one cell more, and returns what that cell prints."""
+    import nbclient
+    import nbformat
+
     notebook = nbformat.read(FOLDER / name, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(last_cell))
     client = nbclient.NotebookClient(
@@ -61,20 +69,30 @@ def test_there_are_three_notebooks():
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_committed_notebook_holds_the_output_of_every_run_cell_and_is_small(name):
     path = FOLDER / name
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert "error" not in {output.output_type for output in outputs}
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert "error" not in {output["output_type"] for output in outputs}
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert {"image/png", "image/jpeg"} & kinds
     assert path.stat().st_size < 1.5e6
 
 
+@pytest.fixture
+def packages():
+    for package in PACKAGES:
+        pytest.importorskip(package, reason="runs in the extra `notebooks`")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != TRAINING])
 def test_notebook_runs_to_its_end(name, tmp_path):
     assert execute(name, tmp_path, environment=SMALL, last_cell="print('end')") == "end\n"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("packages")
 def test_training_compiles_each_step_once_and_the_loss_falls(tmp_path):
     check_training(json.loads(execute(TRAINING, tmp_path, environment=SMALL, last_cell=REPORT)))
     assert not list(tmp_path.iterdir()), "a finished run leaves no checkpoint"
