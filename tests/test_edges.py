@@ -31,6 +31,8 @@ def drawn(function, grid, **options):
     [
         # Blocks of 3x3 to 5x1 and 2x4: whether one can cover all takes the bounds of both sides.
         ((3, 3), {"num_targets": 1, "target_scale": (1, 1), "target_aspect_ratio": (0.4, 2.5)}),
+        # The smallest block is one token, the largest all four.
+        ((2, 2), {"num_targets": 1, "target_scale": (0.2, 1), "target_aspect_ratio": (0.4, 2.5)}),
         # Blocks of no token, or of four tokens below one another: the highest is not the largest.
         ((4, 1), {"num_targets": 1, "target_scale": (0.1, 1), "target_aspect_ratio": (4, 9)}),
         ((4, 1), {"target_scale": (0.1, 1), "target_aspect_ratio": (4, 9)}),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import jepa_masks_jax as jm
 
 _DRAWS = 16
-_EXAMPLES = 8  # each is a grid of its own, and so a program to compile
+_EXAMPLES = 5  # each is a grid of its own, and so a program to compile
 
 block_masking = functools.partial(
     jm.block_mask, num_targets=4, target_scale=(0.15, 0.2), target_aspect_ratio=(0.75, 1.5)

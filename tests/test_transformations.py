@@ -21,16 +21,12 @@ def test_jit_and_vmap():
     assert_digests(jax.jit(lambda keys: drawn(ALL, keys))(fixed_keys()))
 
 
-def test_legacy_keys():
-    keys = jax.random.key_data(fixed_keys())
-    assert_digests(jax.jit(lambda keys: drawn(FIRST, keys))(keys))
-
-
-def test_scan():
+def test_scan_over_legacy_keys():
     def step(number, key):
         return number + 1, {case.name: case(key) for case in FIRST}
 
-    _, masks = jax.jit(lambda keys: lax.scan(step, 0, keys))(fixed_keys())
+    keys = jax.random.key_data(fixed_keys())
+    _, masks = jax.jit(lambda keys: lax.scan(step, 0, keys))(keys)
     assert_digests(masks)
 
 
