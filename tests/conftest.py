@@ -11,7 +11,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-# Most of a test is compilation, which is three times as fast without optimisation. The masks must
+# Most of a test is compilation, which is three times as fast without optimization. The masks must
 # not depend on it: test_reproducibility.py draws them with the default flags, as users do.
 _FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # later ones need it for loops

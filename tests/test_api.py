@@ -40,7 +40,7 @@ def sections(function):
 
 
 def documented(section):
-    """The names that stand first on the lines of a section with the least indent."""
+    """The names that stand first on the lines of a section with the smallest indent."""
     return re.findall(r"^    (\w+): \S", section, flags=re.MULTILINE)
 
 

@@ -496,12 +496,12 @@ THIN = [
 ]
 
 
-@pytest.mark.parametrize(("function", "grid", "options", "least", "largest"), THIN)
-def test_a_grid_too_thin_for_its_blocks(function, grid, options, least, largest):
+@pytest.mark.parametrize(("function", "grid", "options", "fewest", "largest"), THIN)
+def test_a_grid_too_thin_for_its_blocks(function, grid, options, fewest, largest):
     with pytest.raises(ValueError, match=r"\bgrid\b.* is too thin") as caught:
         function(KEY, grid, **options)
     message = str(caught.value)
-    assert f"at least {least} tokens" in message
+    assert f"at least {fewest} tokens" in message
     assert f"holds {largest} there" in message
     assert "(length,)" in message
 
@@ -543,7 +543,7 @@ def test_spans_that_can_cover_everything(grid, mask_ratio, span):
         jm.span_mask(KEY, grid, mask_ratio=mask_ratio, span=span)
 
 
-def test_a_least_block_above_the_greatest():
+def test_a_minimum_block_above_the_maximum():
     with pytest.raises(ValueError, match=r"min_block must be at most max_block, got 16 and 9"):
         jm.blockwise_mask(KEY, (14, 14), num_masked=20, max_block=9)
 

@@ -82,7 +82,7 @@ def spans(rng, grid, mask_ratio, span):
     return mask
 
 
-def differing_neighbours(masks):
+def differing_neighbors(masks):
     return sum(
         np.diff(masks.astype(np.int8), axis=axis).astype(bool).reshape(len(masks), -1).sum(1)
         for axis in range(1, masks.ndim)
@@ -100,7 +100,7 @@ def assert_same_mean(ours, theirs):
 
 def assert_same_distribution(ours, theirs):
     assert_same_mean(ours, theirs)
-    assert_same_mean(differing_neighbours(ours), differing_neighbours(theirs))
+    assert_same_mean(differing_neighbors(ours), differing_neighbors(theirs))
 
 
 BLOCKWISE = [((14, 14), 75, 16), ((16, 16), 128, 4), ((12, 20), 60, 4)]
@@ -202,12 +202,12 @@ def test_inverse_blocks_are_exact_or_refused(grid, mask_ratio, aspect_ratio, rol
         assert (masks.sum((1, 2)) == count).all()
 
 
-def centred_boxes(rng, grid, p, adjust, side):
+def centered_boxes(rng, grid, p, adjust, side):
     """data2vec 2.0: visible squares around random tokens, cut off at the edges; then the number."""
     tokens = math.prod(grid)
     visible = np.zeros(grid, bool)
-    for centre in rng.integers(tokens, size=int(tokens * (1 - p + adjust) / side**2)):
-        top, left = np.array(divmod(centre, grid[1])) - side // 2
+    for center in rng.integers(tokens, size=int(tokens * (1 - p + adjust) / side**2)):
+        top, left = np.array(divmod(center, grid[1])) - side // 2
         visible[max(top, 0) : top + side, max(left, 0) : left + side] = True
     count = int(tokens * (1 - p))
     excess = visible.sum() - count
@@ -219,7 +219,7 @@ def centred_boxes(rng, grid, p, adjust, side):
 @pytest.mark.parametrize(
     ("grid", "p", "adjust", "side"), [((14, 14), 0.8, 0.07, 3), ((64, 8), 0.8, 0.07, 5)]
 )
-def test_centred_boxes_and_clip_count_are_the_masks_of_data2vec_and_eat(grid, p, adjust, side):
+def test_centered_boxes_and_clip_count_are_the_masks_of_data2vec_and_eat(grid, p, adjust, side):
     tokens = math.prod(grid)
     num_boxes = int(tokens * (1 - p + adjust) / side**2)
     visible = int(tokens * (1 - p))
@@ -232,7 +232,7 @@ def test_centred_boxes_and_clip_count_are_the_masks_of_data2vec_and_eat(grid, p,
         return ~jm.clip_count(clip_key, context, minimum=visible, maximum=visible)
 
     rng = np.random.default_rng(56)
-    theirs = np.array([centred_boxes(rng, grid, p, adjust, side) for _ in range(MASKS)])
+    theirs = np.array([centered_boxes(rng, grid, p, adjust, side) for _ in range(MASKS)])
     ours = drawn(draw, grid)
     assert ((~ours).sum((1, 2)) == visible).all()
     assert_same_distribution(ours, theirs)

@@ -32,7 +32,7 @@ def test_the_table_has_every_case():
 
 
 @pytest.mark.parametrize("cases", ["first", pytest.param("all", marks=pytest.mark.slow)])
-def test_a_program_of_its_own_with_every_optimisation_draws_the_masks_of_the_table(cases):
+def test_a_program_of_its_own_with_every_optimization_draws_the_masks_of_the_table(cases):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     run = subprocess.run(
         [sys.executable, __file__, cases], env=environment, capture_output=True, text=True

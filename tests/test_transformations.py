@@ -108,10 +108,10 @@ def test_a_step_on_sequences_traces_once_and_masks_differ():
             draw, pick = jax.random.split(key)
             context, targets = jm.ijepa_masks(draw, (1214,))
             seen = jm.token_indices(context, size=200, key=pick)
-            hidden = jm.token_indices(targets[0], size=242)
+            masked = jm.token_indices(targets[0], size=242)
             mean = jm.take_tokens(tokens, seen).sum(0) / seen.valid.sum()
-            error = (jm.take_tokens(tokens, hidden) - mean) ** 2
-            return error.mean(where=hidden.valid[:, None]), seen.valid.sum()
+            error = (jm.take_tokens(tokens, masked) - mean) ** 2
+            return error.mean(where=masked.valid[:, None]), seen.valid.sum()
 
         keys = jax.random.split(jax.random.fold_in(key, number), len(sequences))
         return jax.vmap(loss)(keys, sequences)
