@@ -411,7 +411,7 @@ REFUSED = [
     ((14, 14), {"target_scale": (1, 1)}),
     ((200, 200), {"num_targets": 3, "target_scale": (0.5, 0.6)}),
     ((6, 6), {"sampling": "reference"}),
-    ((16, 16), {"num_targets": 9, "target_aspect_ratio": (0.1, 9.0), "sampling": "reference"}),
+    ((16, 16), {"num_targets": 8, "target_aspect_ratio": (0.1, 9.0), "sampling": "reference"}),
     ((3, 40), {"num_targets": 5, "target_aspect_ratio": (0.2, 0.3)}),
 ]
 
