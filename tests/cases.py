@@ -170,9 +170,14 @@ TOKENS = [
 ALL = MASKS + CLIPS + TOKENS
 """Every function that users call inside a jitted step, as a function of one key."""
 
-_IN_OWN_TOKENS = ("token-indices", "take-tokens", "put-tokens")
 
-FIRST = list(
-    {case.function: case for case in reversed(ALL) if case.name not in _IN_OWN_TOKENS}.values()
-)
-"""One case of each function, for programs that would compile too long with all of them."""
+def first_of_each_function(cases):
+    return list({case.function: case for case in reversed(cases)}.values())
+
+
+_CALLED_BY_OWN_TOKENS = ("token-indices", "take-tokens", "put-tokens")
+_CALLED_BY_TRACED_COUNTS = ("random", "clip-down", "blockwise")
+_CALLED_BY_OTHERS = _CALLED_BY_OWN_TOKENS + _CALLED_BY_TRACED_COUNTS
+
+FIRST = [case for case in first_of_each_function(ALL) if case.name not in _CALLED_BY_OTHERS]
+"""Calls of every function, for programs that would compile too long with all cases."""
