@@ -75,6 +75,8 @@ JEPA = [
     Case("ijepa-sequence", jm.ijepa_masks, ((70,),), {}),
     Case("vjepa-sequence", jm.vjepa_mask, ((70,),), {"num_blocks": 3}),
     Case("vjepa-full", jm.vjepa_mask, ((4, 5, 5),), {"spatial_scale": (1.0, 1.0)}),
+    Case("ijepa-wide", jm.ijepa_masks, ((6, 48),), {"num_targets": 3}),
+    Case("vjepa-wide", jm.vjepa_mask, ((3, 6, 30),), {"spatial_scale": (0.5, 0.7)}),
 ]
 
 RANDOM = [
@@ -109,6 +111,7 @@ FIELD = [
         "inverse-block-inside", jm.inverse_block_mask, ((9, 12),), {"num_masked": 70, "roll": False}
     ),
     Case("span", jm.span_mask, ((100,),), {"mask_ratio": 0.65, "span": 10}),
+    Case("span-apart", jm.span_mask, ((60,),), {"mask_ratio": 0.5, "span": 4, "overlap": False}),
 ]
 
 MASKS = STRATEGIES + JEPA + RANDOM + BOXES + FIELD
@@ -158,6 +161,54 @@ def _counted(key, grid):
     return mask, clipped, jm.blockwise_mask(key, grid, num_masked=count, min_block=2)
 
 
+def _sides(key, grid):
+    """The true sides of a sample, traced, some of them out of range."""
+    words = jax.random.bits(jax.random.clone(key), (len(grid),), np.uint32)
+    return (words % np.uint32(max(grid) + 2)).astype(np.int32)
+
+
+def _sized_images(key, grid):
+    sides = _sides(key, grid)
+    clones = [jax.random.clone(key) for _ in range(4)]
+    true = jm.inside(grid, sides)
+    checkerboard = np.indices(grid).sum(0) % 2 == 0
+    return (
+        true,
+        jm.ijepa_masks(clones[0], grid, min_keep=8, within=sides),
+        jm.vjepa_mask(clones[1], grid, num_blocks=3, within=sides),
+        jm.random_mask(clones[2], grid, mask_ratio=0.6, within=sides, among=checkerboard),
+        jm.box_mask(clones[3], grid, num_boxes=3, extent=((1, 3), None), within=sides),
+    )
+
+
+def _sized_sequences(key, grid):
+    sides = _sides(key, grid)
+    clones = [jax.random.clone(key) for _ in range(3)]
+    spans = {"mask_ratio": 0.5, "span": 4, "within": sides}
+    return (
+        jm.span_mask(clones[0], grid, **spans),
+        jm.span_mask(clones[1], grid, overlap=False, **spans),
+        jm.ijepa_masks(clones[2], grid, num_targets=2, within=sides),
+    )
+
+
+def _sized_clips(key, grid):
+    options = {"spatial_scale": (0.3, 0.9), "max_temporal_keep": 0.7}
+    return jm.vjepa_mask(key, grid, within=_sides(key, grid), **options)
+
+
+def _top(key, grid):
+    scores = jax.random.bits(key, grid, np.uint32) % np.uint32(9)
+    return jm.top_mask(scores, num_masked=sum(grid), among=scores > np.uint32(1))
+
+
+SIZES = [
+    Case("sized-images", _sized_images, ((9, 12),), {}),
+    Case("sized-sequences", _sized_sequences, ((50,),), {}),
+    Case("sized-clips", _sized_clips, ((4, 5, 6),), {}),
+    Case("top", _top, ((9, 12),), {}),
+]
+
 TOKENS = [
     Case("traced-counts", _counted, ((6, 7),), {}),
     Case("put-tokens", _put, ((14, 14),), {}),
@@ -167,7 +218,7 @@ TOKENS = [
     Case("own-tokens", _own_tokens, ((14, 14),), {}),
 ]
 
-ALL = MASKS + CLIPS + TOKENS
+ALL = MASKS + CLIPS + SIZES + TOKENS
 """Every function that users call inside a jitted step, as a function of one key."""
 
 
