@@ -198,13 +198,35 @@ def strategy_rows():
     ]
 
 
+def sized_rows():
+    """Lists strategies whose true sides are traced, beside those that fill the grid."""
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+
+    def row(name, strategy, grid):
+        functions = {
+            name: with_key(lambda key, sides: strategy(key, grid, within=sides)),
+            "the whole grid": with_key(lambda key, sides: strategy(key, grid)),
+        }
+        sides = jax.ShapeDtypeStruct((len(grid),), jnp.int32)
+        return f"`{name}` {by(grid)}, `within=`", functions, [key, sides]
+
+    return [
+        row("ijepa", jm.presets.ijepa, LARGER),
+        row("vjepa_short_range", jm.presets.vjepa_short_range, VIDEO),
+        row("vjepa_long_range", jm.presets.vjepa_long_range, VIDEO),
+        row("mae", jm.presets.mae, LARGER),
+        row("wav2vec2", jm.presets.wav2vec2, SEQUENCE),
+        row("box_mask", BOXES, LARGER),
+    ]
+
+
 def token_rows():
     """Lists the token functions as `strategy_rows` does."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     rows = []
     for grid, size in ((LARGER, 64), (VIDEO, 512)):
         mask = jax.ShapeDtypeStruct(grid, jnp.bool_)
-        clip = functools.partial(jm.clip_count, minimum=size, maximum=size)
+        clip = functools.partial(jm.clip_count, exactly=size)
         functions = {
             "clip_count": with_key(clip),
             "one sort of words": with_key(functools.partial(sort_words, size=size)),
@@ -234,6 +256,9 @@ def token_rows():
     rows.append(("`take_tokens` 196x32 to 64", functions, args))
     taken = [jax.ShapeDtypeStruct((64, 32), jnp.float32), *args[1:]]
     rows.append(("`put_tokens` 64x32 to 196", {"put_tokens": scatter}, taken))
+    scores = jax.ShapeDtypeStruct(LARGER, jnp.float32)
+    functions = {"top_mask": functools.partial(jm.top_mask, num_masked=64)}
+    rows.append(("`top_mask` 16x16, 64", functions, [scores]))
     functions = {"squared_distance": jm.squared_distance}
     rows.append(("`squared_distance` 16x16", functions, [jax.ShapeDtypeStruct(LARGER, jnp.bool_)]))
     return rows
@@ -251,7 +276,7 @@ def main():
 
     print(f"| batch {args.batch} | {UNITS[args.accelerator]} | plain code |")
     print("|---|---:|---|")
-    for label, functions, shapes in [*strategy_rows(), *token_rows()]:
+    for label, functions, shapes in [*strategy_rows(), *sized_rows(), *token_rows()]:
         costs = [
             total(*computations(compiled_text(function, shapes, args.batch, device)), cost)
             for function in functions.values()

@@ -219,6 +219,60 @@ def time_collators(repetitions, batch=256, grid=(16, 16)):
     return collator_rows(calls, grid, batch, repetitions)
 
 
+SIZED = {
+    "ijepa": (jm.presets.ijepa, (16, 16)),
+    "vjepa_short_range": (jm.presets.vjepa_short_range, (8, 16, 16)),
+    "vjepa_long_range": (jm.presets.vjepa_long_range, (8, 16, 16)),
+    "mae": (jm.presets.mae, (16, 16)),
+    "wav2vec2": (jm.presets.wav2vec2, (749,)),
+    "box_mask": (BOXES, (16, 16)),
+}
+
+
+def time_sizes(repetitions, batch=1024):
+    """Times samples of different sizes beside samples that fill the grid."""
+    rows = []
+    for name, (strategy, grid) in SIZED.items():
+        keys = jax.random.split(jax.random.key(0), batch)
+        sides = np.random.default_rng(0).integers(1, np.add(grid, 1), (batch, len(grid)), np.int32)
+        sized = jax.jit(jax.vmap(lambda key, s, f=strategy, g=grid: f(key, g, within=s)))
+        whole = jax.jit(jax.vmap(functools.partial(strategy, grid=grid)))
+        calls = [functools.partial(sized, keys, sides), functools.partial(whole, keys)]
+        if name == "ijepa":
+            calls += [switched(strategy, grid, count, keys) for count in (4, 16)]
+        times = time_interleaved(calls, repetitions)
+        others = ["the whole grid", "lax.switch over 4 sizes", "lax.switch over 16 sizes"]
+        rows += [
+            {
+                "strategy": name,
+                "grid": by(grid),
+                "batch": batch,
+                "within= beside": other,
+                "ratio": spread(times[:, 0] / times[:, i]),
+                "us a mask": spread(1e6 * times[:, 0] / batch),
+            }
+            for i, other in enumerate(others[: len(calls) - 1], 1)
+        ]
+    return rows
+
+
+def switched(strategy, grid, count, keys):
+    """Chooses among the programs of so many sizes, as one would without `within`."""
+
+    def branch(side):
+        def draw(key):
+            masks = strategy(key, (grid[0], side))
+            pad = [(0, 0), (0, grid[1] - side)]
+            return jax.tree.map(lambda m: jnp.pad(m, [(0, 0)] * (m.ndim - 2) + pad), masks)
+
+        return draw
+
+    branches = [branch(grid[1] - i % 8 // 2) for i in range(count)]
+    number = np.arange(len(keys), dtype=np.int32) % count
+    draw = jax.jit(jax.vmap(lambda n, key: jax.lax.switch(n, branches, key)))
+    return functools.partial(draw, number, keys)
+
+
 def time_tools(repetitions):
     """Times the token tools and the host side beside what users would write."""
     key, batch, grid = jax.random.key(0), 256, (8, 16, 16)
@@ -236,7 +290,7 @@ def time_tools(repetitions):
     sort = compiled(
         lambda mask: jnp.sort(jnp.where(mask.reshape(-1), jnp.arange(tokens), tokens))[:size], masks
     )
-    clip = compiled(functools.partial(jm.clip_count, minimum=size, maximum=size), keys, masks)
+    clip = compiled(functools.partial(jm.clip_count, exactly=size), keys, masks)
     floor = compiled(lambda key, mask: jax.random.bits(key, mask.shape, jnp.uint32), keys, masks)
 
     def loop():
@@ -340,7 +394,7 @@ def main():
         for batch in args.batches
     ]
     eager_runs = [(name, STRATEGIES[name][1][0]) for name in args.strategies]
-    with tqdm(total=len(strategy_runs) + len(eager_runs) + 3, desc="timing") as progress:
+    with tqdm(total=len(strategy_runs) + len(eager_runs) + 4, desc="timing") as progress:
 
         def timed(function, *run):
             row = function(*run, args.repetitions)
@@ -350,6 +404,7 @@ def main():
         strategies = [timed(time_strategy, *run) for run in strategy_runs]
         eager = [timed(time_eager, *run) for run in eager_runs]
         collators = timed(time_collators) + timed(time_blockwise)
+        sizes = timed(time_sizes)
         tools = timed(time_tools)
 
     results = {
@@ -357,10 +412,11 @@ def main():
         "strategies": strategies,
         "eager": eager,
         "collators": collators,
+        "sizes": sizes,
         "tools": tools,
     }
     print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
-    for name in ("strategies", "eager", "collators", "tools"):
+    for name in ("strategies", "eager", "collators", "sizes", "tools"):
         print_table(results[name])
     Path(args.out).write_text(json.dumps(results, indent=1))
     draw_ratios(strategies, Path(args.out).with_suffix(".png"))
