@@ -261,7 +261,7 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> j
         "tokens have a row for each token of the mask: drop a class token, reshape a map [H, W, D] "
         "to [H * W, D], and use jax.vmap for a batch of masks",
     )
-    return _take_tokens(tokens, indices, _number_bytes(fill, tokens.dtype))
+    return _take_tokens(tokens, indices, _number_bytes(fill, tokens))
 
 
 @_tracing.jit
@@ -307,7 +307,7 @@ def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> ja
     if _is_array(fill):
         _check_fill_array(fill, tokens)
         return _put_tokens(tokens, indices, fill)
-    return _put_tokens(tokens, indices, _number_bytes(fill, tokens.dtype))
+    return _put_tokens(tokens, indices, _number_bytes(fill, tokens))
 
 
 @_tracing.jit
@@ -390,14 +390,17 @@ def _refuse_real(dtype: Any, fill: Any) -> None:
         raise TypeError(f"fill must be real for {dtype} tokens, got {_check.brief(fill)}")
 
 
-def _number_bytes(fill: Any, dtype: Any) -> bytes:
-    """Returns a number as its bytes in a dtype: static, equal for NaN, unlike for 0.0 and -0.0."""
+def _number_bytes(fill: Any, tokens: jax.Array) -> bytes:
+    """Returns a number as its bytes in the tokens' dtype.
+
+    As a static argument they are equal for two NaNs, and differ for 0.0 and -0.0.
+    """
     _check.refuse_tracer("fill", fill)
     if not isinstance(fill, numbers.Complex | np.generic):
         raise TypeError(f"fill must be a number, got {_check.brief(fill)}")
     if isinstance(fill, complex | np.complexfloating):
-        _refuse_real(dtype, fill)
-    dtype = jnp.result_type(dtype)  # NumPy's 64 bits may be 32 inside jit.
+        _refuse_real(tokens.dtype, fill)
+    dtype = jnp.result_type(tokens)  # NumPy's 64 bits may be 32 inside jit.
     is_complex, is_float = (jnp.issubdtype(dtype, of) for of in (np.complexfloating, np.floating))
     kind = complex if is_complex else float if is_float else int
     try:
