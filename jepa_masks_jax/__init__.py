@@ -1,16 +1,80 @@
-"""Masks for Joint-Embedding Predictive Architectures, drawn inside the jitted step.
+"""Masks for I-JEPA, V-JEPA, MAE and other masked pre-training, sampled inside the jitted step.
 
-- Blocks: `ijepa_masks`, `vjepa_mask`, `blockwise_mask`, `inverse_block_mask`, `block_mask`,
-  `spatiotemporal_mask`, `multi_block_mask`.
-- Spans of a sequence: `span_mask`.
-- Boxes for a strategy of your own: `box_mask`.
-- Random tokens: `random_mask`, `random_tube_mask`, `object_mask`.
+Write a function of one key for one sample, and let `jax.vmap` make the batch:
+
+>>> import jax
+>>> import jepa_masks_jax as jm
+>>> grid = jm.image_grid(224, 16)  # (14, 14): 196 tokens
+>>> def sample(key):  # one image
+...     mask_key, index_key = jax.random.split(key)
+...     context, targets = jm.presets.ijepa(mask_key, grid)
+...     return jm.token_indices(context, size=64, key=index_key), targets
+>>> keys = jax.random.split(jax.random.key(0), 256)
+>>> seen, targets = jax.jit(jax.vmap(sample))(keys)
+>>> seen.indices.shape, seen.valid.shape, targets.shape
+((256, 64), (256, 64), (256, 4, 14, 14))
+
+A mask is True at the tokens it is named after: `context` marks what the encoder sees, `target` what
+the predictor must predict. Strategies that return one mask return the target, and the context is
+`~target`. Options are keyword-only and static, except the counts and sides that may be arrays.
+Invalid options raise before anything is traced; arrays are clamped instead.
+
+## From a mask to tokens and back
+
+    mask      bool[2, 4]   . # # .
+                           # . . .
+      |  token_indices(mask, size=4)
+    indices   int32[4]     1 2 4 8              8 is no token: padding
+    valid     bool[4]      T T T F
+      |  take_tokens(tokens, indices)           tokens: [8, D]
+    taken     [4, D]       t1 t2 t4 0
+      |  network(taken, valid)                  valid masks its attention
+    outputs   [4, D]       y1 y2 y4 ?
+      |  put_tokens(outputs, indices, fill=m)   m: a mask token
+    placed    [8, D]       m y1 y2 m  y4 m m m
+
+## Functions
+
+- JEPA: `ijepa_masks`, `ijepa_counts`, `vjepa_mask`.
+- Random tokens, and tokens by score: `random_mask`, `random_tube_mask`, `top_mask`.
+- BEiT, DINOv2 and CAPI: `blockwise_mask`, `inverse_block_mask`.
+- Spans of a sequence: `span_mask`. Object slots: `object_mask`. Boxes for a strategy of your own:
+  `box_mask`.
 - Published settings: `jepa_masks_jax.presets`.
-- Grids of images and videos: `image_grid`, `video_grid`.
-- From masks to tokens: `clip_count`, `token_indices`, `take_tokens`, `put_tokens`,
+- From masks to tokens: `token_indices`, `take_tokens`, `put_tokens`, `clip_count`,
   `squared_distance`.
-- On the host: `mask_statistics`, `to_mask_spec`, `to_mask_specs` and their `MaskSpec`.
+- Grids: `image_grid`, `video_grid`, `inside`.
+- On the host: `mask_statistics`, `to_mask_spec`, `to_mask_specs`.
+- Ports of jepa-rs: `block_mask`, `spatiotemporal_mask`, `multi_block_mask`.
 - Pictures: `jepa_masks_jax.plotting`.
+
+## Samples of different sizes
+
+A sample smaller than the grid gets the mask of its own size by `within=sides`, in the first rows
+and columns; one compilation serves all sizes, and `inside` tells true tokens from padding. A sample
+with gaps gets random tokens among those it has by `among=has_data`.
+
+## Reproducibility
+
+The same key gives the same mask, bit for bit: eager or under `jit`, `vmap`, `scan` and `shard_map`,
+in 32- and 64-bit mode, with typed and legacy keys, on CPU and GPU, from jax 0.7.2 on. The tests
+compare stored hashes, and a release that changes one is a breaking change.
+
+- Restarts: with the key `jax.random.fold_in(key, step)`, split for the batch, a mask depends only
+  on the key, the step, and the sample's place in the batch.
+- Devices: shard the keys as you shard the batch. Each device then samples the masks of its own
+  samples, without communication. Under a mesh with explicit axes, shard tokens, index lists and
+  counts alike. Do not replicate one key under `shard_map`: every device would sample the same
+  masks.
+- Hosts: split the key for the global batch, and index the host's part. If each host splits the same
+  key for its own batch, all hosts get the same masks.
+- Data workers: sample a batch at a time. With `multiprocessing`, choose `spawn`, because `fork`
+  hangs after a JAX call.
+- Other generators: the guarantee is for threefry, JAX's default, with `jax_threefry_partitionable`
+  on, which is the default too. Without it the masks differ. Keys such as `rbg` give valid masks,
+  but JAX does not promise the same ones under `vmap`.
+- Exports: a function saved by `jax.export` keeps its masks. A JAX more than six months newer reads
+  it only with `jax_export_deserialize_expired_versions` set.
 """
 
 from jepa_masks_jax import presets
