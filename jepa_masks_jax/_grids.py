@@ -7,14 +7,14 @@ from jepa_masks_jax import _check
 
 
 def image_grid(image_size: int | Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns the grid `(height, width)` of an image's patches.
+    """Returns the grid `(height, width)` of the patches of an image.
 
     Args:
-        image_size: pixels, one int for a square or `(height, width)`.
-        patch_size: pixels, one int for a square or `(height, width)`.
+        image_size: pixels of the image, an int for a square or `(height, width)`.
+        patch_size: pixels of a patch, an int for a square or `(height, width)`.
 
     Returns:
-        The number of patches along each side, as Python ints.
+        The count of patches along each side, as Python ints.
 
     Raises:
         TypeError: if a size is not an integer or a pair of integers.
@@ -38,16 +38,16 @@ def video_grid(
     patch_size: int | Sequence[int],
     tubelet_size: int = 2,
 ) -> tuple[int, int, int]:
-    """Returns the grid `(frames, height, width)` of a video's tubelets.
+    """Returns the grid `(frames, height, width)` of the tubelets of a video.
 
     Args:
         num_frames: frames of the clip, at least 1.
-        image_size: pixels, one int for a square or `(height, width)`.
-        patch_size: pixels, one int for a square or `(height, width)`.
+        image_size: pixels of a frame, an int for a square or `(height, width)`.
+        patch_size: pixels of a patch, an int for a square or `(height, width)`.
         tubelet_size: frames of the clip in one token, at least 1.
 
     Returns:
-        The number of tubelets along each axis, as Python ints.
+        The count of tubelets along each axis, as Python ints.
 
     Raises:
         TypeError: if a size is not an integer (or, for images and patches, a pair of integers).
@@ -64,7 +64,7 @@ def video_grid(
 
 
 def as_frames(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the number of frames, then the sides of one: an image or a sequence is one frame."""
+    """Returns the count of frames, then the sides of one: an image or a sequence is one frame."""
     return grid if len(grid) == 3 else (1, *grid)
 
 

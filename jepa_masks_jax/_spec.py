@@ -1,4 +1,4 @@
-"""Masks as lists of token indices, in NumPy, for code outside jit."""
+"""Masks as index lists on the host, in NumPy, outside jit."""
 
 import dataclasses
 import math
@@ -12,40 +12,41 @@ from jepa_masks_jax import _check
 
 
 class MaskError(ValueError):
-    """A mask that cannot be trained on."""
+    """Raised if a mask cannot be used for training."""
 
 
 class EmptyContextError(MaskError):
-    """No token is context."""
+    """Raised if no token is context."""
 
 
 class EmptyTargetError(MaskError):
-    """No token is a target."""
+    """Raised if no token is a target."""
 
 
 class IndexOutOfBoundsError(MaskError):
-    """An index points at no token."""
+    """Raised if an index is not that of a token of the grid."""
 
 
 class DuplicateIndexError(MaskError):
-    """An index appears more than once, in one set or in both."""
+    """Raised if an index appears more than once, in one list or in both."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskSpec:
-    """A mask as lists of token indices, on the host.
+    """The index lists of one mask on the host: its context and its target.
 
-    Tokens are numbered row-major over the grid. Specs are equal if their values are.
+    An index is the place of a token in row-major order. Specs are equal if their values are. A spec
+    need not hold a mask that can be used for training: `validate` checks that.
 
     Attributes:
-        context_indices: int32[num_context], read-only; any sequence of ints is taken.
-        target_indices: int32[num_target], read-only; any sequence of ints is taken.
-        total_tokens: number of tokens of the grid, from 1 to 2**31 - 1.
+        context_indices: int32[num_context], read-only. Any sequence of ints is accepted.
+        target_indices: int32[num_target], read-only. Any sequence of ints is accepted.
+        total_tokens: count of tokens of the grid, from 1 to 2**31 - 1.
 
     Raises:
-        TypeError: if the indices are not integers or `total_tokens` is not an integer.
-        ValueError: if the indices are not one-dimensional or not in int32, or `total_tokens` is out
-            of its range.
+        TypeError: if the indices or `total_tokens` are not integers.
+        ValueError: if the indices are not one-dimensional or not in int32, or if `total_tokens` is
+            out of its range.
 
     Example:
         >>> spec = MaskSpec([0, 1, 3], [2], 4)
@@ -66,15 +67,15 @@ class MaskSpec:
         object.__setattr__(self, "total_tokens", tokens)
 
     def validate(self) -> None:
-        """Checks that both sets hold tokens of the grid and that none appears more than once.
+        """Checks that both lists hold tokens of the grid, and that no token appears twice.
 
-        A token in neither set is valid.
+        A token in neither list is valid.
 
         Raises:
             EmptyContextError: if no token is context.
             EmptyTargetError: if no token is a target.
             IndexOutOfBoundsError: if an index is not in `[0, total_tokens)`.
-            DuplicateIndexError: if an index appears more than once, in one set or in both.
+            DuplicateIndexError: if an index appears more than once, in one list or in both.
         """
         if not self.context_indices.size:
             raise EmptyContextError("the mask has no context token")
@@ -99,14 +100,14 @@ class MaskSpec:
         """Returns the target as a boolean mask, the inverse of `to_mask_spec`.
 
         Args:
-            grid: the shape of the tokens, of any rank, with `total_tokens` in all.
+            grid: the sides of a grid of `total_tokens` tokens, of any rank.
 
         Returns:
             bool[*grid], True at the target tokens.
 
         Raises:
             TypeError: if `grid` is not the sides of a grid.
-            ValueError: if the grid has another number of tokens.
+            ValueError: if the grid does not have `total_tokens` tokens.
             MaskError: if `validate` fails.
         """
         if not _check.is_sequence(grid):
@@ -120,10 +121,10 @@ class MaskSpec:
         return mask.reshape(shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain ints and lists of ints, ready for JSON.
+        """Returns the fields as ints and lists of ints, ready for JSON.
 
         Returns:
-            A dict from which `MaskSpec(**fields)` makes an equal spec.
+            A dict `fields`, from which `MaskSpec(**fields)` makes an equal spec.
         """
         return {
             "context_indices": self.context_indices.tolist(),
@@ -154,44 +155,49 @@ class MaskSpec:
 
 
 def to_mask_spec(mask: Any) -> MaskSpec:
-    """Converts one target mask into index lists; the context is its complement.
+    """Converts one target into index lists on the host. The context is its complement.
 
     Args:
-        mask: bool[*grid], a NumPy or JAX array of any rank from 1.
+        mask: bool[*grid], a NumPy or JAX array of any rank from 1. If a sample is smaller than the
+            grid, crop it to the true part first: the complement holds padding.
 
     Returns:
-        MaskSpec, its indices ascending.
+        MaskSpec, with ascending indices.
 
     Raises:
         TypeError: if `mask` is traced or not a boolean array.
         ValueError: if `mask` has no axis or an empty one.
         EmptyContextError: if every token is a target.
-        EmptyTargetError: if no token is.
+        EmptyTargetError: if no token is a target.
 
     Example:
         >>> spec = to_mask_spec(np.array([[True, False], [False, False]]))
         >>> spec.target_indices.tolist(), spec.context_indices.tolist()
         ([0], [1, 2, 3])
+
+        A sample of 1x2 true tokens in a grid of 2x2:
+
+        >>> to_mask_spec(np.array([[True, False], [False, False]])[:1, :2]).context_indices.tolist()
+        [1]
     """
     return _convert(_check.host_mask("mask", mask).reshape(1, -1), "the mask")[0]
 
 
 def to_mask_specs(masks: Any) -> list[MaskSpec]:
-    """Converts a batch of target masks into index lists.
-
-    The lists of one batch are views of one array.
+    """Converts a batch of targets into index lists on the host.
 
     Args:
-        masks: bool[batch, *grid], a NumPy or JAX array with exactly one batch axis.
+        masks: bool[batch, *grid], a NumPy or JAX array with one batch axis. Crop samples that are
+            smaller than the grid one by one, with `to_mask_spec`.
 
     Returns:
-        One MaskSpec for each mask, its indices ascending.
+        One MaskSpec for each mask, with ascending indices.
 
     Raises:
         TypeError: if `masks` is traced or not a boolean array.
         ValueError: if there is no mask, or no grid behind the batch axis.
         EmptyContextError: if every token of a mask is a target; the message says which mask.
-        EmptyTargetError: if no token of a mask is.
+        EmptyTargetError: if no token of a mask is a target; the message says which mask.
 
     Example:
         >>> specs = to_mask_specs(np.eye(2, dtype=bool))

@@ -1,4 +1,4 @@
-"""Token counts and coverage of a batch of masks, in NumPy, for code outside jit."""
+"""Token counts and coverage of a batch of masks, in NumPy, outside jit."""
 
 from typing import Any, NamedTuple
 
@@ -11,36 +11,47 @@ class MaskStatistics(NamedTuple):
     """Token counts of a batch of masks, and how often each token is set."""
 
     min: int
-    """the least count of the batch"""
+    """The minimum of the counts."""
     mean: float
-    """the mean count"""
+    """The mean of the counts."""
     max: int
-    """the greatest count"""
+    """The maximum of the counts."""
     quantiles: dict[float, int]
-    """for each fraction, the least count that as large a part of the masks does not exceed"""
+    """`quantiles[q]` is the smallest count that at least a fraction `q` of the masks do not
+    exceed."""
     coverage: np.ndarray
-    """float64[*grid], the fraction of the masks in which each token is set"""
+    """float64[*grid], the fraction of the masks in which each token is True."""
 
 
 def mask_statistics(masks: Any) -> MaskStatistics:
-    """Counts the True tokens of a batch of masks.
+    """Counts the True tokens of a batch of masks, to choose the size of index lists.
+
+    With `token_indices(size=K)`, a larger `K` drops fewer tokens and pads more masks. `K` at the
+    5 % quantile pads at most one mask in twenty.
 
     Args:
-        masks: bool[batch, *grid], a NumPy or JAX array with exactly one batch axis and at least one
-            mask.
+        masks: bool[batch, *grid], a NumPy or JAX array with one batch axis and at least one mask.
+            Several targets of a sample are one batch: `targets.reshape(-1, *grid)`. If samples
+            are smaller than the grid, the context of a target is `inside & ~target`.
 
     Returns:
         MaskStatistics: `min`, `mean` and `max` of the counts, their `quantiles` at 1, 5, 25, 50,
-        75, 95 and 99 % (keys 0.01 to 0.99), and the per-token `coverage` float64[*grid].
+        75, 95 and 99 % (keys 0.01 to 0.99), and the `coverage` of each token, float64[*grid].
 
     Raises:
         TypeError: if `masks` is traced or not a boolean array.
         ValueError: if there is no mask, or no grid behind the batch axis.
 
     Example:
-        >>> stats = mask_statistics(np.array([[True, False], [True, True]]))
-        >>> stats.min, stats.mean, stats.max, stats.coverage.tolist()
-        (1, 1.5, 2, [1.0, 0.5])
+        >>> import jax
+        >>> import jepa_masks_jax as jm
+        >>> sample = lambda key: jm.presets.ijepa(key, (14, 14)).context
+        >>> contexts = jax.vmap(sample)(jax.random.split(jax.random.key(0), 1000))
+        >>> stats = jm.mask_statistics(contexts)
+        >>> print(f"size={stats.quantiles[0.05]} pads at most 5 % of the contexts")
+        size=60 pads at most 5 % of the contexts
+        >>> stats.coverage.shape
+        (14, 14)
     """
     batch = _check.host_mask("masks", masks, batch=True)
     counts = batch.reshape(len(batch), -1).sum(axis=1)
