@@ -171,8 +171,9 @@ beit = functools.partial(blockwise_mask, mask_ratio=75 / 196, min_block=16)
 
 dinov3 = functools.partial(blockwise_mask, mask_ratio=(0.1, 0.5), min_block=4)
 """One masked crop of DINOv2 or DINOv3. Its ratio is sampled. Over a batch their ratios are evenly
-spaced, and half of the crops are not masked: see the recipe on top. github.com/facebookresearch/dinov3,
-`dinov3/configs/train/dinov3_vit7b16_pretrain.yaml` and `dinov3/data/masking.py`."""
+spaced, and half of the crops are not masked: see the recipe on top.
+github.com/facebookresearch/dinov3, `dinov3/configs/train/dinov3_vit7b16_pretrain.yaml` and
+`dinov3/data/masking.py`."""
 
 capi = functools.partial(inverse_block_mask, mask_ratio=0.65, aspect_ratio=(0.5, 2.0), roll=True)
 """CAPI, on 16x16, where it masks 166 tokens. Its loss uses 8 random ones of them:
