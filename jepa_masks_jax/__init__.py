@@ -57,8 +57,8 @@ with gaps gets random tokens among those it has by `among=has_data`.
 ## Reproducibility
 
 The same key gives the same mask, bit for bit: eager or under `jit`, `vmap`, `scan` and `shard_map`,
-in 32- and 64-bit mode, with typed and legacy keys, on CPU and GPU, from jax 0.7.2 on. The tests
-compare stored hashes, and a release that changes one is a breaking change.
+in 32- and 64-bit mode, with typed and legacy keys, on CPU and GPU, with every supported jax. The
+tests compare stored hashes, and a change of one is a breaking change.
 
 - Restarts: with the key `jax.random.fold_in(key, step)`, split for the batch, a mask depends only
   on the key, the step, and the sample's place in the batch.

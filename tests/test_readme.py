@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import jax
@@ -56,9 +57,13 @@ def test_the_first_two_commands_are_single_lines():
         assert command.startswith("python3 -m venv ")
 
 
-def test_the_stored_hashes_are_counted():
+def test_hashes_and_versions_are_those_of_the_project():
     digests = json.loads((README.parent / "tests" / "digests.json").read_text())
-    assert f"compare {len(digests)} stored hashes" in TEXT
+    assert int(re.search(r"more than (\d+) stored hashes", TEXT)[1]) < len(digests)
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]
+    python, (jax_, _, numpy) = project["requires-python"], project["dependencies"]
+    versions = [spec.partition(">=")[2] for spec in (python, jax_, numpy)]
+    assert "requires Python {}, jax {} and NumPy {}".format(*versions) in TEXT
 
 
 def test_every_strategy_and_preset_is_named():
