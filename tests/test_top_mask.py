@@ -1,0 +1,260 @@
+"""The highest scores are those of NumPy's stable sort, for every type, in both ways of sorting."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from modes import code_of, every_check, x64
+
+import jepa_masks_jax as jm
+from jepa_masks_jax import _subsets
+
+_FLOATS = [
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3",
+    "float8_e4m3fn",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e3m4",
+]
+_INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32"]
+_FAST = ("float16", "bfloat16", "float8_e4m3fnuz", "int8", "uint16")
+_TOKENS = 24
+
+
+def dtype_of(name):
+    return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
+
+
+def highest(scores, count, pool):
+    """The first tokens of NumPy's stable sort: high scores first, NaN last, ties in raster order.
+
+    Every score here is a float64, in which `-0.0` equals `0.0` and small numbers are not lost.
+    """
+    values = scores.astype(np.float64).reshape(-1)
+    last_key_first = np.where(np.isnan(values), 0.0, -values), np.isnan(values), ~pool.reshape(-1)
+    order = np.lexsort(last_key_first)
+    mask = np.zeros(values.size, bool)
+    mask[order[: min(max(count, 0), pool.sum())]] = True
+    return mask.reshape(scores.shape)
+
+
+def special(dtype):
+    """The numbers that are easily mistaken: every one next to a border, both zeros, NaN."""
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        near = [limits.min, limits.min + 1, -1, 0, 1, limits.max - 1, limits.max]
+        return np.array([n for n in near if n >= limits.min], dtype)
+    limits = ml_dtypes.finfo(dtype)
+    tiny = limits.smallest_subnormal
+    near = [0.0, -0.0, tiny, -tiny, 3 * tiny, limits.tiny, -limits.tiny, 1, 1 + limits.eps, -1]
+    near += [limits.max, limits.min, np.inf, -np.inf, np.nan, -np.nan]
+    return np.array([float(n) for n in near]).astype(dtype)
+
+
+def examples(dtype, samples=60):
+    """Scores with many ties, pools of every kind, and counts from -2 to more than there are."""
+    rng = np.random.default_rng(0)
+    scores = rng.choice(special(dtype), (samples, _TOKENS))
+    smooth = (rng.normal(size=(samples, _TOKENS)) * 50).astype(np.int8).astype(dtype)
+    scores[::3] = smooth[::3]
+    pools = rng.random((samples, _TOKENS)) < rng.choice([0, 0.1, 0.6, 1], (samples, 1))
+    counts = rng.integers(-2, _TOKENS + 3, samples)
+    return scores, pools, counts
+
+
+def assert_highest(dtype, masks):
+    scores, pools, counts = examples(dtype)
+    everything = np.ones(_TOKENS, bool)
+    for i, count in enumerate(counts):
+        for got, pool in zip(masks, (everything, pools[i]), strict=True):
+            expected = highest(scores[i], count, pool)
+            message = f"{scores[i]}, {count}, {pool.astype(int)}"
+            np.testing.assert_array_equal(got[i], expected, err_msg=message)
+
+
+def of_type(dtype):
+    """Masks without and with `among`, of traced counts."""
+
+    @jax.vmap
+    def draw(scores, pool, count):
+        return (
+            jm.top_mask(scores, num_masked=count),
+            jm.top_mask(scores, num_masked=count, among=pool),
+        )
+
+    return draw(*examples(dtype))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_scores_of_32_bits_in_both_ways(platform):
+    names = ["float32", "int32", "uint32"]
+    with code_of(platform) as choices:
+        masks = jax.jit(lambda: {name: of_type(dtype_of(name)) for name in names})()
+    assert choices
+    for name in names:
+        assert_highest(dtype_of(name), masks[name])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in _FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in _FLOATS[1:] + _INTEGERS[:4]
+    ],
+)
+def test_scores_of_fewer_bits(name):
+    """They are the scores of 32 bits to which they are widened, which loses nothing."""
+    dtype = dtype_of(name)
+    if not hasattr(jnp, name):
+        pytest.skip(f"this jax has no {name}")
+    assert_highest(dtype, jax.jit(functools.partial(of_type, dtype))())
+
+
+def test_every_float16_stands_in_its_place():
+    """Of a type's all 65,536 numbers each count takes the highest."""
+    scores = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    draw = jax.jit(lambda count: jm.top_mask(scores, num_masked=count))
+    for count in [1, 31 * 2**10, 31 * 2**10 + 1, 31 * 2**10 + 2, 63_000, 2**16 - 2046, 2**16 - 1]:
+        expected = highest(scores, count, np.ones(2**16, bool))
+        np.testing.assert_array_equal(draw(count), expected, err_msg=str(count))
+
+
+def test_both_ways_pick_the_same_of_words_that_are_those_of_tokens_outside():
+    """The lowest score of a type and a token outside share a word; the pool comes first."""
+    words = np.array([2**32 - 1, 5, 2**32 - 1, 2**32 - 1, 0, 2**32 - 1], np.uint32)
+    pools = np.array(list(itertools.product([False, True], repeat=6)))
+    found = [(pool, count) for pool in pools for count in range(pool.sum() + 1)]
+    pool, count = (np.array(values) for values in zip(*found, strict=True))
+    with_word = np.where(pool, words, np.uint32(2**32 - 1))
+    for way in (_subsets.lowest_by_bisection, _subsets.lowest_by_sorting):
+        got = jax.jit(jax.vmap(way))(with_word, pool, count.astype(np.int32))
+        for i, mask in enumerate(got):
+            order = np.lexsort((np.arange(6), words, ~pool[i]))
+            assert np.flatnonzero(mask).tolist() == sorted(order[: count[i]].tolist())
+
+
+def test_the_lowest_scores_tie_with_tokens_outside():
+    lowest = {
+        "float32": [np.nan, -np.inf],
+        "int32": [-(2**31)],
+        "uint32": [0],
+        "int8": [-128],
+    }
+    pool = np.array([False, True, False, True, True, False])
+    for name, values in lowest.items():
+        for value in values:
+            scores = np.full(6, value, name)
+            got = jm.top_mask(scores, num_masked=2, among=pool)
+            assert np.flatnonzero(got).tolist() == [1, 3], (name, value)
+
+
+def test_ties_are_in_raster_order_on_a_grid():
+    scores = np.zeros((2, 3, 2), np.float32)
+    scores[1, 1, 0] = 1
+    got = jm.top_mask(scores, num_masked=4)
+    assert np.flatnonzero(got).tolist() == [0, 1, 2, 8]
+
+
+def test_zeros_tie_and_subnormal_numbers_do_not():
+    tiny = np.float32(1e-45)
+    scores = jnp.asarray(np.array([-0.0, 0.0, -tiny, tiny, -0.0, 2 * tiny, np.nan], np.float32))
+    masks = jax.jit(jax.vmap(lambda n: jm.top_mask(scores, num_masked=n)))(np.arange(8))
+    taken = [set(np.flatnonzero(mask).tolist()) for mask in masks]
+    order = [(b - a).pop() for a, b in itertools.pairwise(taken)]
+    assert order == [5, 3, 0, 1, 4, 2, 6]
+
+
+def test_no_token_and_all_tokens():
+    scores = np.array([[3.0, np.nan], [-np.inf, 3.0]], np.float32)
+    none, second_row = np.zeros((2, 2), bool), np.array([[False] * 2, [True] * 2])
+
+    @jax.jit
+    def draw():
+        return (
+            jm.top_mask(scores, num_masked=0),
+            jm.top_mask(scores, num_masked=4),
+            jm.top_mask(scores, num_masked=4, among=none),
+            jm.top_mask(scores, num_masked=4, among=second_row),
+        )
+
+    for got, expected in zip(draw(), (none, ~none, none, second_row), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
+def test_counts_of_every_type_are_clamped(dtype):
+    scores = np.arange(5, dtype=np.float32)
+    with x64(dtype.endswith("64")):
+        limits = np.iinfo(dtype)
+        for value, expected in [(2, 2), (limits.max, 5), (max(limits.min, -3), 0), (limits.min, 0)]:
+            count = jnp.asarray(np.array(value, dtype))
+            assert jm.top_mask(scores, num_masked=count).sum() == expected
+
+
+def test_every_check_in_64_bit_mode():
+    dtype = dtype_of("float32")
+    scores, pools, counts = examples(dtype)
+    with x64(True):
+        args = jnp.asarray(scores), jnp.asarray(pools), jnp.asarray(counts, np.int64)
+        with every_check(), jax.debug_nans(False):  # NaN is a score
+            draw = jax.vmap(lambda s, pool, n: jm.top_mask(s, num_masked=n, among=pool))
+            masks = jax.jit(draw)(*args)
+    for i, mask in enumerate(masks):
+        np.testing.assert_array_equal(mask, highest(scores[i], counts[i], pools[i]))
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        np.ones(3),
+        np.ones(3, np.int64),
+        np.ones(3, np.uint64),
+        np.ones(3, bool),
+        np.ones(3, np.complex64),
+        jax.random.split(jax.random.key(0), 3),
+        [0.1, 0.2],
+        0.5,
+        None,
+    ],
+    ids=["float64", "int64", "uint64", "bool", "complex", "keys", "list", "float", "none"],
+)
+def test_scores_that_are_refused(scores):
+    with x64(True), pytest.raises(TypeError, match=r"scores must be .*at most 32 bits, got"):
+        jm.top_mask(scores, num_masked=1)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
+def test_scores_without_tokens_are_refused(shape):
+    with pytest.raises(ValueError, match="scores must have axes"):
+        jm.top_mask(jnp.ones(shape), num_masked=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_masked": -1}, ValueError, r"num_masked must be in \[0, 6\], got -1"),
+        ({"num_masked": 7}, ValueError, r"num_masked must be in \[0, 6\], got 7"),
+        ({"num_masked": 2.0}, TypeError, "num_masked must be an integer, got 2.0"),
+        ({"num_masked": True}, TypeError, "num_masked must be an integer"),
+        ({"num_masked": None}, TypeError, "num_masked must be an integer"),
+        ({"num_masked": (1, 2)}, TypeError, "num_masked must be an integer"),
+        ({"num_masked": np.float32(2)}, TypeError, "num_masked must be an integer"),
+        ({"num_masked": np.array(2.0)}, TypeError, "num_masked must be an integer"),
+        ({"num_masked": np.array([2])}, ValueError, "num_masked must be one integer.*jax.vmap"),
+        ({"among": np.ones(6, bool)}, ValueError, r"among .*\(2, 3\).*\(6,\)"),
+        ({"among": np.ones((3, 2), bool)}, ValueError, r"among .*\(2, 3\).*\(3, 2\)"),
+        ({"among": np.ones((2, 3))}, TypeError, "among must be a boolean array"),
+    ],
+)
+def test_options_that_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        jm.top_mask(jnp.ones((2, 3)), **{"num_masked": 1, **options})
