@@ -54,7 +54,7 @@ def refuse_tracer(name: str, value: Any, instead: str = _SWITCH) -> None:
         raise TypeError(f"{name} is traced; close over it or make it static{instead}, got {value}")
 
 
-def whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+def whole(name: str, value: Any, low: float = 1, high: int | None = None) -> int:
     """Returns a whole number in `[low, high]`."""
     refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, Integral):

@@ -14,7 +14,10 @@ Count = int | jax.Array
 _TRACED_INSTEAD = ", or give num_masked=jnp.round(ratio * tokens).astype(int), which may be traced"
 
 
-def check(name: str, value: Any, low: int = 1, high: int | None = None) -> Any:
+_INT32_MAX = 2**31 - 1
+
+
+def check(name: str, value: Any, low: float = 1, high: int | None = None) -> Any:
     """Returns an int in `[low, high]`, or an integer array of shape () for `clamp`."""
     if not isinstance(value, jax.Array | np.ndarray):
         return _check.whole(name, value, low, high)
@@ -24,17 +27,21 @@ def check(name: str, value: Any, low: int = 1, high: int | None = None) -> Any:
         raise ValueError(
             f"{name} must be one integer, got shape {value.shape}; use jax.vmap for a batch"
         )
-    return value
+    return in_int32(value)
 
 
-_INT32_MAX = 2**31 - 1
+def in_int32(array: Any) -> Any:
+    """Clamps NumPy's integers into int32, of which JAX would drop the high bits in 32-bit mode."""
+    if isinstance(array, np.ndarray):
+        return np.clip(array, -1, _INT32_MAX).astype(np.int32)
+    return array
 
 
 def clamp(array: jax.Array, low: Any, high: Any = _INT32_MAX) -> jax.Array:
     """Clamps an integer of any width into `[low, high]`, which are in int32: int32[]."""
     widest = jnp.iinfo(array.dtype)  # type: ignore[no-untyped-call]
-    in_int32 = jnp.clip(array, max(widest.min, -1), min(widest.max, _INT32_MAX))
-    return jnp.clip(in_int32.astype(jnp.int32), low, high)
+    narrow = jnp.clip(array, max(widest.min, -1), min(widest.max, _INT32_MAX)).astype(jnp.int32)
+    return jnp.clip(narrow, low, high)
 
 
 class Masked(NamedTuple):

@@ -105,18 +105,18 @@ def check(within: Any, grid: tuple[int, ...]) -> Any:
         return None
     meaning = f"within must be {len(grid)} whole numbers, one for each axis of the grid {grid}"
     if isinstance(within, tuple | list):
-        scalars = [_counts.check(f"within[{i}]", side, 0, None) for i, side in enumerate(within)]
-        if all(isinstance(side, int) for side in scalars):
-            within = np.minimum(np.array(scalars, np.int64), _check.MAX_TOKENS).astype(np.int32)
+        sides = [_counts.check(f"within[{i}]", side, -math.inf) for i, side in enumerate(within)]
+        if all(isinstance(side, int) for side in sides):
+            within = np.array([min(max(side, 1), _check.MAX_TOKENS) for side in sides], np.int32)
         else:
-            within = jnp.stack([_counts.clamp(jnp.asarray(side), 0) for side in scalars])
+            within = jnp.stack([_counts.clamp(jnp.asarray(side), 1) for side in sides])
     dtype, shape = getattr(within, "dtype", None), getattr(within, "shape", ())
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"{meaning}, got {_check.brief(within)}")
     if shape != (len(grid),):
         advice = "; use jax.vmap for a batch" if len(shape) > 1 else ""
         raise ValueError(f"{meaning}, got shape {shape}{advice}")
-    return within
+    return _counts.in_int32(within)
 
 
 class PlanOfEachSize(NamedTuple):

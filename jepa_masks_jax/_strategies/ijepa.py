@@ -202,7 +202,7 @@ class _Options(NamedTuple):
 
     def room(self, sides: Any) -> tuple[Any, ...]:
         """Returns the sides that blocks are placed in, from the first token on."""
-        return tuple(side - self.reference for side in sides)
+        return tuple(side - int(self.reference) for side in sides)
 
 
 class _Plan(NamedTuple):

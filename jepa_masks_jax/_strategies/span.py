@@ -134,7 +134,8 @@ def _span_mask(
         shift = plan.span - 1
         places = start < num_starts - (count - 1) * shift
         chosen = _subsets.random_subset(words[:-1], places, count)
-        before = jnp.cumsum(chosen, dtype=jnp.int32) - chosen
+        number = chosen.astype(jnp.int32)
+        before = jnp.cumsum(number) - number
         moved = jnp.where(chosen, start + shift * before, grid[0])
         starts = (chosen & False).at[moved].set(True, mode="drop")
     window = {"window_dimensions": (longest,), "window_strides": (1,)}
