@@ -50,9 +50,9 @@ Invalid options raise before anything is traced; arrays are clamped instead.
 
 ## Samples of different sizes
 
-A sample smaller than the grid gets the mask of its own size by `within=sides`, in the first rows
-and columns; one compilation serves all sizes, and `inside` tells true tokens from padding. A sample
-with gaps gets random tokens among those it has by `among=has_data`.
+With `within=sides`, a sample smaller than the grid gets the mask of its own size, in the first rows
+and columns; one compilation serves all sizes, and `inside` tells true tokens from padding. With
+`among=has_data`, random tokens are chosen only from those that a sample has.
 
 ## Reproducibility
 
@@ -68,11 +68,11 @@ tests compare stored hashes, and a change of one is a breaking change.
   masks.
 - Hosts: split the key for the global batch, and index the host's part. If each host splits the same
   key for its own batch, all hosts get the same masks.
-- Data workers: sample a batch at a time. With `multiprocessing`, choose `spawn`, because `fork`
-  hangs after a JAX call.
-- Other generators: the guarantee is for threefry, JAX's default, with `jax_threefry_partitionable`
-  on, which is the default too. Without it the masks differ. Keys such as `rbg` give valid masks,
-  but JAX does not promise the same ones under `vmap`.
+- Data workers: sample a batch at a time. With `multiprocessing`, choose `spawn`: a process forked
+  after a JAX call hangs.
+- Other generators: all this holds for threefry keys with `jax_threefry_partitionable` on, both
+  JAX's defaults. With it off, the masks differ. Keys such as `rbg` give valid masks, but JAX does
+  not promise the same ones under `vmap`.
 - Exports: a function saved by `jax.export` keeps its masks. A JAX more than six months newer reads
   it only with `jax_export_deserialize_expired_versions` set.
 """
