@@ -141,7 +141,7 @@ def aspects(aspect, *largest):
 
 @pytest.mark.parametrize("aspect", _ASPECTS, ids=str)
 def test_aspect_ratio_stays_in_its_range_and_in_32_bits_up_to_the_limit(aspect):
-    with pytest.raises(ValueError, match="some_aspect from .* may have 1000000000$") as caught:
+    with pytest.raises(ValueError, match=r"some_aspect from .* may have 1000000000$") as caught:
         aspects(aspect, 10**9)
     limit = int(re.search(r"up to (\d+) tokens", str(caught.value))[1])
     with pytest.raises(ValueError, match=f"up to {limit} tokens, .* may have {limit + 1}$"):

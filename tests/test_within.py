@@ -346,7 +346,6 @@ def assert_all_defined(masks, cases=TRANSFORMED):
         assert_defined(case, leaves, words, [tuple(size) for size in sizes])
 
 
-@pytest.mark.xfail(strict=True, reason="ijepa and spans apart mix bool and int32")
 def test_a_scan_over_legacy_keys_under_every_check_in_64_bit_mode():
     """The sizes are int64."""
     data = np.asarray(jax.random.key_data(keys_and_words()[0][:_SHARDED]))
@@ -455,12 +454,10 @@ def test_sides_are_clamped():
         assert count(np.array([2**63, 2**64 - 1], np.uint64)) == [3, 3, 3, 3]
 
 
-@pytest.mark.xfail(strict=True, reason="a negative int in a tuple is refused, in an array clamped")
 def test_a_negative_side_in_a_tuple_is_clamped():
     assert jm.inside((3, 4), (-1, 2)).sum(0).tolist() == [1, 1, 0, 0]
 
 
-@pytest.mark.xfail(strict=True, reason="in 32-bit mode the high word of a NumPy int64 is dropped")
 def test_a_side_of_more_than_32_bits_is_clamped_in_32_bit_mode():
     assert jm.inside((3, 4), np.array([2**40, 2])).sum(0).tolist() == [3, 3, 0, 0]
 

@@ -43,14 +43,14 @@ def blockwise_mask(
 ) -> jax.Array:
     """Samples random blocks, topped up to an exact count, as BEiT and DINOv2 mask images.
 
-    `n` tokens are to be masked. There are 24 tries, one after the other:
+    Masks `n` tokens in up to 24 tries, one after the other:
 
     1. Let `rest` be the count of tokens still to mask, and at most `max_block`.
     2. Sample an area uniformly between `min_block` and `rest`, and an aspect ratio `a`,
        log-uniform in `aspect_ratio`. The block is `round(sqrt(area * a))` tokens high and
        `round(sqrt(area / a))` wide (half to even).
     3. Place it uniformly over every position that keeps it inside the grid.
-    4. Accept it if it is lower and narrower than the grid and adds from 1 to `rest` tokens.
+    4. Accept it if it is shorter and narrower than the grid and adds from 1 to `rest` tokens.
 
     After ten rejections in a row, or all tries, random tokens complete the count.
 
@@ -62,8 +62,8 @@ def blockwise_mask(
         num_masked: count of tokens to mask, from 1 to `tokens - 1`; a pair `(min, max)`, from which
             it is sampled uniformly, both included; or an integer array of shape (), traced or not,
             which is clamped into that range. Exactly one of `mask_ratio` and `num_masked` is given.
-        min_block: minimum area of a block, from 1 to all tokens, so that the default needs a grid
-            of 16; ignored once fewer tokens remain to be masked.
+        min_block: minimum area of a block, from 1 to all tokens, so the default needs a grid of
+            16; ignored once fewer tokens remain to be masked.
         max_block: maximum area of a block, from `min_block` to all tokens; None for no limit.
         aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
 
@@ -83,8 +83,8 @@ def blockwise_mask(
     Source:
         Bao et al. (2022), "BEiT: BERT Pre-Training of Image Transformers", section 2.3;
         `beit/masking_generator.py` of github.com/microsoft/unilm; `dinov3/data/masking.py` of
-        github.com/facebookresearch/dinov3, which adds the random tokens. There the number of tries
-        has no bound.
+        github.com/facebookresearch/dinov3, which adds the random
+        tokens and does not bound the tries.
 
     Example:
         >>> mask = blockwise_mask(jax.random.key(0), (14, 14), num_masked=75)

@@ -14,7 +14,7 @@ from jepa_masks_jax import _boxes, _check, _draws, _exports, _sizes, _tracing, _
 
 @_exports.storable
 class ContextTargetMasks(NamedTuple):
-    """The tokens that the context encoder sees, and each block to predict."""
+    """A context mask and its target masks."""
 
     context: jax.Array
     """bool[*grid]"""
@@ -52,7 +52,7 @@ def ijepa_masks(
     3. Sample a square context block in the same way, with a scale from `context_scale` and `a = 1`.
     4. Remove the tokens of all targets from the context.
     5. If fewer than `min_keep` context tokens remain, add tokens in neither set: consecutive free
-       tokens in raster order, from a uniformly random one on.
+       tokens in raster order, starting at a uniformly random one.
 
     A side that does not fit is cut to the grid. If `H` and `W` differ, the block then keeps its
     area: the other side becomes `round(n / cut_side)` (half up). On a sequence a block is
@@ -68,8 +68,8 @@ def ijepa_masks(
             has no meaning and must be the default.
         context_scale: `(min, max)` of the fraction of the grid in the context block,
             `0 < min <= max <= 1`.
-        min_keep: minimum of context tokens, at least 1. `ijepa_counts` tells the largest that the
-            other options allow.
+        min_keep: minimum of context tokens, at least 1. `ijepa_counts` returns the largest value
+            that the other options allow.
         allow_overlap: whether the targets' tokens stay in the context.
         sampling: `"independent"` samples scale and aspect ratio independently, and blocks reach
             every token. `"reference"` follows the released code, see Notes.
@@ -93,13 +93,13 @@ def ijepa_masks(
 
         `"reference"` follows github.com/facebookresearch/ijepa up to truncation and rejection.
         Scale and aspect ratio share one random number, no block reaches the last row or column, and
-        no block keeps its area; thin grids are refused. It needs `(height, width)`, each at least
-        2. Unlike there, each mask has its own block size.
+        no block keeps its area. Thin grids are refused, and each side must be 2 or more. Unlike in
+        that code, each mask has its own block size.
 
-        `within` may be a size that `grid=` refuses. The context then has at least `min_keep` tokens
-        or all that are in no target. If the targets hold every true token, a random one of them
-        becomes the context. So the context is never empty, and a target can be empty only if there
-        are fewer than 5 true tokens.
+        `within` accepts sizes that `grid=` refuses. The context then has `min_keep` tokens, or all
+        tokens outside the targets if those are fewer. If the targets hold every true token, a
+        random one of them becomes the context. So the context is never empty, and a target can be
+        empty only if there are fewer than 5 true tokens.
 
     Source:
         Assran et al. (2023), "Self-Supervised Learning from Images with a Joint-Embedding
@@ -136,7 +136,7 @@ def ijepa_masks(
 
 
 class IjepaCounts(NamedTuple):
-    """The counts of tokens that options of `ijepa_masks` allow."""
+    """The token counts that options of `ijepa_masks` allow."""
 
     min_keep: int
     """the largest `min_keep` that `ijepa_masks` accepts, 0 if it accepts none"""
@@ -157,17 +157,17 @@ def ijepa_counts(
     allow_overlap: bool = False,
     sampling: Literal["independent", "reference"] = "independent",
 ) -> IjepaCounts:
-    """Returns the counts of tokens that options of `ijepa_masks` allow, for its lists.
+    """Returns the token counts that options of `ijepa_masks` allow, to size index lists.
 
     Args:
-        grid: as of `ijepa_masks`.
-        num_targets: as of `ijepa_masks`.
-        target_scale: as of `ijepa_masks`.
-        target_aspect_ratio: as of `ijepa_masks`.
-        context_scale: as of `ijepa_masks`.
+        grid: as in `ijepa_masks`.
+        num_targets: as in `ijepa_masks`.
+        target_scale: as in `ijepa_masks`.
+        target_aspect_ratio: as in `ijepa_masks`.
+        context_scale: as in `ijepa_masks`.
         min_keep: not used, so that `**presets.ijepa.keywords` fits.
-        allow_overlap: as of `ijepa_masks`.
-        sampling: as of `ijepa_masks`.
+        allow_overlap: as in `ijepa_masks`.
+        sampling: as in `ijepa_masks`.
 
     Returns:
         IjepaCounts of Python ints: `min_keep`, the largest that `ijepa_masks` accepts;

@@ -22,7 +22,7 @@ def random_mask(
 ) -> jax.Array:
     """Samples exactly `n` random tokens, or `n` random cells (e.g. 4x4 tokens), as MAE masks them.
 
-    `n` is one of these, and with `cell` it counts cells:
+    `n` follows from one of these options, and with `cell` it counts cells:
 
         mask_ratio=r           round(r * tokens), half to even, at least 1, at most tokens - 1
         mask_ratio=(lo, hi)    uniform between the counts of the two ratios
@@ -32,7 +32,7 @@ def random_mask(
                                [1, tokens - 1]
 
     At least one token stays context. For MaskGIT's ratio of 1 use `top_mask`. With one key, the
-    masks of two counts are nested: the larger holds the smaller.
+    masks of two counts are nested: the larger contains the smaller.
 
     Args:
         key: a single PRNG key.
@@ -60,8 +60,8 @@ def random_mask(
 
     Notes:
         With `within` or `among`, every count is cut to one less than the tokens that may be masked.
-        If there is only one, or none, the mask is empty. `among` gives the bits of `clip_count` on
-        an empty mask with that `among`.
+        If there is only one, or none, the mask is empty. With `among` the mask equals
+        `clip_count(key, empty, exactly=n, among=among)`, bit for bit.
 
     Source:
         He et al. (2022), "Masked Autoencoders Are Scalable Vision Learners", section 3.

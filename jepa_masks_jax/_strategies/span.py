@@ -35,7 +35,7 @@ def span_mask(
 
     With `overlap`, `mask_ratio` is nominal: the actual ratio is usually lower. For an exact count
     use `overlap=False`: the count is then `span` times the number of spans, which varies by one
-    unless `mask_ratio * L / span` is whole. A decimal `mask_ratio` is what its digits say.
+    unless `mask_ratio * L / span` is whole. A decimal `mask_ratio` is taken exactly: 0.65 is 13/20.
 
     Args:
         key: a single PRNG key.
@@ -57,8 +57,8 @@ def span_mask(
         ValueError: if an option is out of its range.
 
     Notes:
-        A true length of `span` or less is one that `grid=` refuses: there the span is cut to
-        `length - 1` tokens, and a single token is context.
+        For a true length of `span` or less, which `grid=` refuses, the span is cut to
+        `length - 1` tokens. A single token is context.
 
     Source:
         Baevski et al. (2020), "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
@@ -138,9 +138,9 @@ def _span_mask(
         before = jnp.cumsum(number) - number
         moved = jnp.where(chosen, start + shift * before, grid[0])
         starts = (chosen & False).at[moved].set(True, mode="drop")
-    window = {"window_dimensions": (longest,), "window_strides": (1,)}
-    before = ((longest - 1, 0),)
-    reached = lax.reduce_window(starts, False, lax.bitwise_or, padding=before, **window)
+    reached = lax.reduce_window(
+        starts, False, lax.bitwise_or, (longest,), (1,), ((longest - 1, 0),)
+    )
     # A span that is cut to a short sample is its only one, and ends before the window does.
     last_stop = jnp.max(jnp.where(starts, start + plan.span, 0))
     return reached & (start < last_stop)

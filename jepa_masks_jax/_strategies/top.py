@@ -48,7 +48,7 @@ def top_mask(
         >>> top_mask(jnp.array([0.1, 0.7, 0.4, 0.7]), num_masked=3).tolist()
         [False, True, True, True]
 
-        Attention-guided masks, and HPM's tokens of highest loss with random ones to fill:
+        Attention-guided masks, and HPM's tokens of highest loss, filled up with random ones:
 
         >>> import jepa_masks_jax as jm
         >>> key, noise_key = jax.random.split(jax.random.key(0))
