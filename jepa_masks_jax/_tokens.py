@@ -178,7 +178,7 @@ def token_indices(mask: jax.Array, *, size: int, key: jax.Array | None = None) -
         >>> mask = jnp.array([[False, True, True, False], [True, False, False, False]])
         >>> random_two = token_indices(mask, size=2, key=jax.random.key(0))
         >>> random_two.indices.tolist()
-        [1, 4]
+        [2, 4]
         >>> indices, valid = token_indices(mask, size=4)
         >>> indices.tolist(), valid.tolist()
         ([1, 2, 4, 8], [True, True, True, False])
