@@ -131,6 +131,7 @@ def test_masks_are_the_bits_of_clip_count_on_an_empty_mask(samples):
         np.testing.assert_array_equal(masks[name], expected)
 
 
+@pytest.mark.slow
 def test_all_tokens_among_gives_the_mask_without_among():
     @jax.jit
     @jax.vmap

@@ -109,7 +109,9 @@ def test_mean_shares_of_the_grid(blocks, size, target, context, long):
     np.testing.assert_allclose(shares, [target, context, long], atol=0.01)
 
 
-@pytest.mark.parametrize("grid", [(1, 300), (4, 128)], ids=str)
+@pytest.mark.parametrize(
+    "grid", [(1, 300), pytest.param((4, 128), marks=pytest.mark.slow)], ids=str
+)
 def test_thin_grids_of_the_static_call(grid):
     """No grid is too thin, nor is a frame of a video."""
     keys, words = keys_and_words()
@@ -220,9 +222,8 @@ def test_min_keep_is_accepted_up_to_its_count(grid, options):
         )
 
 
-@pytest.mark.parametrize(
-    "sampling", ["independent", pytest.param("reference", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["independent", "reference"])
 def test_masks_keep_to_the_counts(sampling):
     options = {"sampling": sampling, "num_targets": 3}
     counts = jm.ijepa_counts((12, 12), **options)
@@ -334,7 +335,7 @@ def random_settings(count):
 @pytest.mark.slow
 def test_counts_and_covers_of_many_settings_are_those_of_a_search():
     covered = []
-    for frame, num_blocks, scale, aspect in random_settings(300):
+    for frame, num_blocks, scale, aspect in random_settings(150):
         found = areas(frame, scale, aspect)
         counts = jm.ijepa_counts(
             frame, num_targets=num_blocks, target_scale=scale, target_aspect_ratio=aspect
@@ -343,4 +344,4 @@ def test_counts_and_covers_of_many_settings_are_those_of_a_search():
         assert counts == (keep, min(found), max(found)), (frame, scale, aspect)
         covered.append(can_cover(frame, num_blocks, scale, aspect))
         assert_placed_again(frame, num_blocks, scale, aspect, covered[-1])
-    assert 0.2 < np.mean(covered) < 0.8
+    assert set(covered) == {True, False}
