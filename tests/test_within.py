@@ -252,7 +252,8 @@ def test_every_size_gives_the_masks_of_the_static_call(case):
     keys = keys[:5]
     sizes = [size for size in sizes_in(case.grid) if accepts(case, size)]
     assert len(sizes) > len(sizes_in(case.grid)) // 4
-    for some in itertools.batched(sizes, 20) if hasattr(itertools, "batched") else [sizes]:
+    for first in range(0, len(sizes), 20):
+        some = sizes[first : first + 20]
 
         def draw(keys, some=some):
             return [jax.vmap(functools.partial(case.static, size=size))(keys) for size in some]
@@ -355,11 +356,15 @@ def test_a_scan_over_legacy_keys_under_every_check_in_64_bit_mode():
 
         def step(number, one):
             key, size = one
-            return number, {case.name: case(key, size[-len(case.grid) :]) for case in TRANSFORMED}
+            masks = {case.name: case(key, size[-len(case.grid) :]) for case in TRANSFORMED}
+            return number, masks | {"inside": jm.inside((9, 9), size[-2:])}
 
         with every_check():
             _, masks = jax.jit(lambda *xs: lax.scan(step, np.int32(0), xs))(keys, sizes)
         assert {leaf.dtype for leaf in jax.tree.leaves(masks)} == {np.dtype(bool)}
+    sizes = some_sizes()[:, -2:].tolist()
+    expected = [padded(np.ones(size, bool), (9, 9)) for size in sizes]
+    np.testing.assert_array_equal(masks.pop("inside"), expected)
     assert_all_defined(masks)
 
 
