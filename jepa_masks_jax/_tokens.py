@@ -58,7 +58,7 @@ def clip_count(
     mask: jax.Array,
     *,
     exactly: _counts.Count | None = None,
-    minimum: _counts.Count | None = None,
+    minimum: _counts.Count = 0,
     maximum: _counts.Count | None = None,
     among: jax.Array | None = None,
 ) -> jax.Array:
@@ -74,7 +74,7 @@ def clip_count(
         key: a single PRNG key.
         mask: bool[*grid] with one axis or more. One mask: a batch would be read as a grid.
         exactly: both bounds at once, from 0 to all tokens; excludes `minimum` and `maximum`.
-        minimum: minimum of True tokens, from 0 to `maximum`; 0 if None.
+        minimum: minimum of True tokens, from 0 to `maximum`.
         maximum: maximum of True tokens, from 0 to all tokens; all tokens if None. Each bound may be
             an integer array of shape (), traced or not, and so follow a schedule: it is clamped
             into `[0, tokens]`, and if `maximum < minimum`, `maximum` applies.
@@ -108,11 +108,11 @@ def clip_count(
     """
     key, mask = _check.key(key), _check.mask("mask", mask)
     if exactly is not None:
-        if minimum is not None or maximum is not None:
+        if maximum is not None or not (isinstance(minimum, int) and minimum == 0):
             raise TypeError("exactly must not be given together with minimum or maximum")
         minimum = maximum = _counts.check("exactly", exactly, 0, mask.size)
-    least = 0 if minimum is None else _counts.check("minimum", minimum, 0, mask.size)
     most = mask.size if maximum is None else _counts.check("maximum", maximum, 0, mask.size)
+    least = _counts.check("minimum", minimum, 0, mask.size)
     if isinstance(least, int) and isinstance(most, int) and least > most:
         raise ValueError(f"minimum must be at most maximum, got {least} and {most}")
     return _clip_count(key, mask, _check.among(among, mask.shape), least, most)

@@ -158,7 +158,7 @@ def ijepa_size_chances(tokens, scale, aspect, shared):
     return {divmod(int(code), 100): counts[code] / counts.sum() for code in np.flatnonzero(counts)}
 
 
-@pytest.mark.parametrize(("sampling", "num_sizes"), [("paper", 11), ("reference", 5)])
+@pytest.mark.parametrize(("sampling", "num_sizes"), [("independent", 11), ("reference", 5)])
 def test_ijepa_scale_and_aspect_are_independent_in_the_paper_and_one_draw_in_the_reference(
     sampling, num_sizes
 ):

@@ -227,7 +227,7 @@ def test_centered_boxes_and_clip_count_are_the_masks_of_data2vec_and_eat(grid, p
     def draw(key, grid):
         box_key, clip_key = jax.random.split(key)
         context = jm.box_mask(
-            box_key, grid, num_boxes=num_boxes, extent=(side, side), placement="centred"
+            box_key, grid, num_boxes=num_boxes, extent=(side, side), placement="centered"
         )
         return ~jm.clip_count(clip_key, context, minimum=visible, maximum=visible)
 

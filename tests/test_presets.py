@@ -60,11 +60,11 @@ TOKENS = 4 * 6 * 6
             },
         ),
         (jm.presets.mae, jm.random_mask, {"mask_ratio": 0.75}),
-        (jm.presets.mae_st, jm.random_mask, {"num_masked": 1412}),
+        (jm.presets.mae_st, jm.random_mask, {"mask_ratio": 1412 / 1568}),
         (jm.presets.audiomae, jm.random_mask, {"mask_ratio": 0.8}),
         (jm.presets.simmim, jm.random_mask, {"mask_ratio": 0.6, "cell": (8, 8)}),
         (jm.presets.pixio, jm.random_mask, {"mask_ratio": 0.75, "cell": (4, 4)}),
-        (jm.presets.beit, jm.blockwise_mask, {"num_masked": 75, "min_block": 16}),
+        (jm.presets.beit, jm.blockwise_mask, {"mask_ratio": 75 / 196, "min_block": 16}),
         (jm.presets.dinov3, jm.blockwise_mask, {"mask_ratio": (0.1, 0.5), "min_block": 4}),
         (
             jm.presets.capi,

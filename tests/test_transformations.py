@@ -62,8 +62,13 @@ def with_numpy_integers(value):
     return np.int16(value) if type(value) is int else value
 
 
+def grid_as_array(grid):
+    return np.array(grid) if isinstance(grid, tuple) else grid
+
+
 def with_arrays(value):
-    return np.array(value) if isinstance(value, tuple) else value
+    is_real = isinstance(value, tuple) and all(isinstance(one, float) for one in value)
+    return np.array(value) if is_real else value
 
 
 @pytest.mark.parametrize("case", MASKS, ids=repr)
@@ -74,7 +79,7 @@ def test_static_options_of_other_types_give_the_same_masks_without_a_trace(case)
     for convert in (with_lists, with_numpy_integers, with_arrays):
         converted = {name: convert(value) for name, value in options.items()}
         with no_trace():
-            masks = case.function(KEY, convert(case.args[0]), **converted)
+            masks = case.function(KEY, grid_as_array(case.args[0]), **converted)
         chex.assert_trees_all_equal(masks, expected)
 
 

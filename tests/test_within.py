@@ -547,7 +547,7 @@ def test_options_are_checked_against_the_whole_grid():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"num_masked must be in \[1, 63\]"):
         jm.random_mask(key, (8, 8), num_masked=64, within=(4, 4))
-    with pytest.raises(ValueError, match="min_keep must be at most"):
+    with pytest.raises(ValueError, match="guarantee the context 0 of 16 tokens"):
         jm.ijepa_masks(key, (4, 4), within=(4, 4))
     with pytest.raises(ValueError, match="span must be in"):
         jm.span_mask(key, (8,), mask_ratio=0.5, span=8, within=(4,))

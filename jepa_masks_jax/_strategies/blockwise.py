@@ -147,9 +147,9 @@ def _blockwise_mask(
         smallest, largest = jnp.minimum(plan.min_block, rest), jnp.maximum(plan.min_block, rest)
         steps = _draws.below(area_word, _PER_TOKEN * (largest - smallest))
         area = _PER_TOKEN * smallest + steps
-        sides = _sizes.traced_sides(area, aspect, plan.unit, _PER_TOKEN)
-        fits = (sides[0] < grid[0]) & (sides[1] < grid[1])
-        new = _boxes.place_each(corner_words, sides, grid, grid) & ~state.mask
+        height, width = _sizes.traced_sides(area, aspect, plan.unit, _PER_TOKEN)
+        fits = (0 < height) & (height < grid[0]) & (0 < width) & (width < grid[1])
+        new = _boxes.place_each(corner_words, (height, width), grid, grid) & ~state.mask
         num_new = jnp.sum(new, dtype=jnp.int32)
         accepted = fits & (num_new > 0) & (num_new <= rest) & (state.rejected < _REJECTIONS)
         return _State(

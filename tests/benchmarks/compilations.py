@@ -1,7 +1,6 @@
-"""Counts the compilations of a small I-JEPA training loop, by where its masks are drawn."""
+"""Counts the compilations of a small I-JEPA training loop, by where its masks are sampled."""
 
 import argparse
-import functools
 import math
 import time
 
@@ -54,24 +53,28 @@ def transform(blocks, tokens, valid):
 
 
 def loss_of_sample(params, patches, context, targets):
-    """The error of the predicted features of every target, for one image."""
+    """The mean error of the predicted features of the target tokens, for one image."""
     tokens = patches @ params["embed"] + params["positions"]
     features = transform(params["encoder"], tokens, jnp.ones(TOKENS, bool))
     seen = transform(params["encoder"], jm.take_tokens(tokens, context), context.valid)
 
-    def loss_of_target(target):
+    def errors_of_target(target):
         queries = jm.take_tokens(params["positions"], target)
         valid = jnp.concatenate([context.valid, target.valid])
         both = transform(params["predictor"], jnp.concatenate([seen, queries]), valid)
         error = both[len(seen) :] - jax.lax.stop_gradient(jm.take_tokens(features, target))
-        return jnp.where(target.valid, jnp.square(error).mean(-1), 0).sum() / target.valid.sum()
+        return jnp.square(error).mean(-1)
 
-    return jax.vmap(loss_of_target)(targets).mean()
+    errors = jax.vmap(errors_of_target)(targets)
+    return jnp.sum(errors * targets.valid) / jnp.maximum(jnp.sum(targets.valid), 1)
 
 
 def update(params, patches, context, targets):
     def loss(params):
-        return jax.vmap(functools.partial(loss_of_sample, params))(patches, context, targets).mean()
+        losses = jax.vmap(loss_of_sample, in_axes=(None, 0, 0, 0))(
+            params, patches, context, targets
+        )
+        return losses.mean()
 
     return jax.tree.map(lambda old, slope: old - 0.01 * slope, params, jax.grad(loss)(params))
 
@@ -82,17 +85,17 @@ def step_with_masks(params, patches, context, targets):
 
 
 @jax.jit
-def step_that_draws(params, patches, key, step):
-    def draw(key):
-        mask_key, context_key = jax.random.split(key)
+def step_that_samples(params, patches, key, step):
+    def sample(key):
+        mask_key, index_key = jax.random.split(key)
         context, targets = jm.presets.ijepa(mask_key, GRID)
         return (
-            jm.token_indices(context, size=CONTEXT, key=context_key),
-            jax.vmap(functools.partial(jm.token_indices, size=TARGET))(targets),
+            jm.token_indices(context, size=CONTEXT, key=index_key),
+            jax.vmap(lambda target: jm.token_indices(target, size=TARGET))(targets),
         )
 
     keys = jax.random.split(jax.random.fold_in(key, step), len(patches))
-    return update(params, patches, *jax.vmap(draw)(keys))
+    return update(params, patches, *jax.vmap(sample)(keys))
 
 
 def block_of(rng, height, width):
@@ -103,7 +106,7 @@ def block_of(rng, height, width):
 
 
 def collate(rng, batch):
-    """Draws on the host: sizes shared by the batch, contexts cut to the shortest of them."""
+    """Samples on the host: sizes shared by the batch, contexts cut to the shortest of them."""
     count, aspect = int(TOKENS * rng.uniform(0.15, 0.2)), rng.uniform(0.75, 1.5)
     height, width = round(math.sqrt(count * aspect)), round(math.sqrt(count / aspect))
     side = round(math.sqrt(int(TOKENS * rng.uniform(0.85, 1))))
@@ -139,9 +142,9 @@ def main():
         "by a NumPy collator on the host": lambda params, _: step_with_masks(
             params, patches, *collate(rng, args.batch)
         ),
-        "in the step": lambda params, step: step_that_draws(params, patches, key, step),
+        "in the step": lambda params, step: step_that_samples(params, patches, key, step),
     }
-    print("| masks drawn | compilations | seconds | seconds of CPU time |")
+    print("| masks sampled | compilations | seconds | seconds of CPU time |")
     print("|---|---:|---:|---:|")
     for name, take_step in loops.items():
         compiled.clear()
