@@ -148,7 +148,7 @@ def _blockwise_mask(
         steps = _draws.below(area_word, _PER_TOKEN * (largest - smallest))
         area = _PER_TOKEN * smallest + steps
         height, width = _sizes.traced_sides(area, aspect, plan.unit, _PER_TOKEN)
-        fits = (0 < height) & (height < grid[0]) & (0 < width) & (width < grid[1])
+        fits = (height > 0) & (height < grid[0]) & (width > 0) & (width < grid[1])
         new = _boxes.place_each(corner_words, (height, width), grid, grid) & ~state.mask
         num_new = jnp.sum(new, dtype=jnp.int32)
         accepted = fits & (num_new > 0) & (num_new <= rest) & (state.rejected < _REJECTIONS)
