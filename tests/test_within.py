@@ -132,7 +132,7 @@ OTHERS = [
     _vjepa("-image", (9, 9), num_blocks=3, spatial_scale=(0.1, 0.6), aspect_ratio=(0.3, 3.0)),
     _vjepa("-sequence", (60,), num_blocks=2),
     _random("-count", (60,), num_masked=20),
-    _random("-count-pair", (4, 5, 6), num_masked=(3, 40)),
+    _random("-count-pair", (4, 5, 6), num_masked=(3, 20)),
     _boxes("-centered", (4, 5, 6), num_boxes=2, extent=(2, (1, 9), 3), placement="centered"),
     _boxes("-spans", (60,), num_boxes=4, extent=((1, 30),)),
 ]
@@ -251,7 +251,7 @@ def test_every_size_gives_the_masks_of_the_static_call(case):
     keys, _ = keys_and_words()
     keys = keys[:5]
     sizes = [size for size in sizes_in(case.grid) if accepts(case, size)]
-    assert len(sizes) > len(sizes_in(case.grid)) // 4
+    assert len(sizes) >= 20
     for first in range(0, len(sizes), 20):
         some = sizes[first : first + 20]
 
