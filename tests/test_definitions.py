@@ -27,6 +27,12 @@ def draw(function, keys, grid, **options):
     return jax.tree.map(np.asarray, masks)
 
 
+def first_fast(cases, fast=4):
+    """Leaves the first cases to every run of the suite, and marks the others slow."""
+    slow = [pytest.param(*case, marks=pytest.mark.slow) for case in cases[fast:]]
+    return cases[:fast] + slow
+
+
 def assert_matches_transcription(name, grid, options):
     keys, words = keys_and_words()
     drawn = jax.tree.leaves(draw(getattr(jm, name), keys, grid, **options))
@@ -38,29 +44,44 @@ def assert_matches_transcription(name, grid, options):
 
 @pytest.mark.parametrize(
     ("grid", "options"),
-    [
-        ((14, 14), {}),
-        ((4, 9, 7), {"num_targets": 3}),
-        ((5, 70), {"target_scale": (0.3, 0.9)}),
-        ((3, 100), {"num_targets": 2, "target_scale": (0.5, 1.0), "target_aspect_ratio": (0.1, 1)}),
-        ((37, 5), {"num_targets": 2, "target_scale": (0.3, 0.9)}),
-        ((4, 64), {"num_targets": 1, "target_scale": (0.1, 1), "target_aspect_ratio": (0.02, 4)}),
-        ((1, 40), {"target_scale": (0.3, 1.0)}),
-        ((40, 1), {"target_scale": (0.3, 1.0), "target_aspect_ratio": (0.5, 9.0)}),
-        ((2, 2), {"num_targets": 1, "target_scale": (0.25, 0.5), "target_aspect_ratio": (1, 1)}),
-        ((2, 3), {"target_scale": (1.0, 1.0), "target_aspect_ratio": (0.4, 2.5)}),
-        ((9, 10), {"target_scale": (0.7, 0.7), "target_aspect_ratio": (0.9, 0.9)}),
-        ((4, 4), {"target_scale": (0.01, 0.1)}),
-        (
-            (6, 6),
-            {"num_targets": 1, "target_scale": (0.06, 0.06), "target_aspect_ratio": (0.1, 1.0)},
-        ),
-        (
-            (14, 14),
-            {"num_targets": 1, "target_scale": (0.075,) * 2, "target_aspect_ratio": (0.01, 0.02)},
-        ),
-        ((9, 9), {"num_targets": 40, "target_scale": (0.5, 0.9)}),
-    ],
+    first_fast(
+        [
+            ((14, 14), {}),
+            ((4, 9, 7), {"num_targets": 3}),
+            ((5, 70), {"target_scale": (0.3, 0.9)}),
+            (
+                (3, 100),
+                {"num_targets": 2, "target_scale": (0.5, 1.0), "target_aspect_ratio": (0.1, 1)},
+            ),
+            ((37, 5), {"num_targets": 2, "target_scale": (0.3, 0.9)}),
+            (
+                (4, 64),
+                {"num_targets": 1, "target_scale": (0.1, 1), "target_aspect_ratio": (0.02, 4)},
+            ),
+            ((1, 40), {"target_scale": (0.3, 1.0)}),
+            ((40, 1), {"target_scale": (0.3, 1.0), "target_aspect_ratio": (0.5, 9.0)}),
+            (
+                (2, 2),
+                {"num_targets": 1, "target_scale": (0.25, 0.5), "target_aspect_ratio": (1, 1)},
+            ),
+            ((2, 3), {"target_scale": (1.0, 1.0), "target_aspect_ratio": (0.4, 2.5)}),
+            ((9, 10), {"target_scale": (0.7, 0.7), "target_aspect_ratio": (0.9, 0.9)}),
+            ((4, 4), {"target_scale": (0.01, 0.1)}),
+            (
+                (6, 6),
+                {"num_targets": 1, "target_scale": (0.06, 0.06), "target_aspect_ratio": (0.1, 1.0)},
+            ),
+            (
+                (14, 14),
+                {
+                    "num_targets": 1,
+                    "target_scale": (0.075,) * 2,
+                    "target_aspect_ratio": (0.01, 0.02),
+                },
+            ),
+            ((9, 9), {"num_targets": 40, "target_scale": (0.5, 0.9)}),
+        ]
+    ),
     ids=str,
 )
 def test_block_mask_is_its_definition(grid, options):
@@ -69,15 +90,17 @@ def test_block_mask_is_its_definition(grid, options):
 
 @pytest.mark.parametrize(
     ("grid", "options"),
-    [
-        ((8, 14, 14), {}),
-        ((3, 4, 40), {"temporal_extent": (2, 9), "spatial_scale": (0.2, 0.9)}),
-        ((2, 2), {"num_targets": 3, "spatial_scale": (0.2, 1.0)}),
-        ((4, 1, 2), {}),
-        ((1, 33), {"temporal_extent": (1, 3), "spatial_scale": (0.1, 0.9)}),
-        ((5, 33, 1), {"num_targets": 3, "temporal_extent": (1, 7)}),
-        ((3, 3, 3), {"num_targets": 4, "temporal_extent": (2, 5), "spatial_scale": (0.3, 1.0)}),
-    ],
+    first_fast(
+        [
+            ((8, 14, 14), {}),
+            ((3, 4, 40), {"temporal_extent": (2, 9), "spatial_scale": (0.2, 0.9)}),
+            ((2, 2), {"num_targets": 3, "spatial_scale": (0.2, 1.0)}),
+            ((4, 1, 2), {}),
+            ((1, 33), {"temporal_extent": (1, 3), "spatial_scale": (0.1, 0.9)}),
+            ((5, 33, 1), {"num_targets": 3, "temporal_extent": (1, 7)}),
+            ((3, 3, 3), {"num_targets": 4, "temporal_extent": (2, 5), "spatial_scale": (0.3, 1.0)}),
+        ]
+    ),
     ids=str,
 )
 def test_spatiotemporal_mask_is_its_definition(grid, options):
@@ -86,15 +109,17 @@ def test_spatiotemporal_mask_is_its_definition(grid, options):
 
 @pytest.mark.parametrize(
     ("grid", "options"),
-    [
-        ((14, 14), {}),
-        ((3, 6, 33), {"num_blocks": 5}),
-        ((4, 31), {"mask_ratio": 0.7}),
-        ((4, 32), {"mask_ratio": 0.7}),
-        ((2, 2), {"mask_ratio": 0.99, "num_blocks": 1}),
-        ((2, 3, 3), {"mask_ratio": 0.9, "num_blocks": 2}),
-        ((1, 2), {}),
-    ],
+    first_fast(
+        [
+            ((14, 14), {}),
+            ((3, 6, 33), {"num_blocks": 5}),
+            ((4, 31), {"mask_ratio": 0.7}),
+            ((4, 32), {"mask_ratio": 0.7}),
+            ((2, 2), {"mask_ratio": 0.99, "num_blocks": 1}),
+            ((2, 3, 3), {"mask_ratio": 0.9, "num_blocks": 2}),
+            ((1, 2), {}),
+        ]
+    ),
     ids=str,
 )
 def test_multi_block_mask_is_its_definition(grid, options):
@@ -106,23 +131,28 @@ _TOPPED_UP = {"num_targets": 3, "context_scale": (0.05, 0.3), "min_keep": 15}
 
 @pytest.mark.parametrize(
     ("grid", "options"),
-    [
-        ((14, 14), {}),
-        ((14, 14), {"sampling": "reference"}),
-        ((9, 9), _TOPPED_UP),
-        ((9, 9), _TOPPED_UP | {"sampling": "reference"}),
-        ((3, 40), _TOPPED_UP),
-        ((37, 5), _TOPPED_UP),
-        ((7, 40), {"allow_overlap": True, "num_targets": 2}),
-        ((1, 64), {"min_keep": 16, "target_aspect_ratio": (0.1, 9.0)}),
-        ((64, 2), {"min_keep": 10, "target_aspect_ratio": (0.5, 5.0)}),
-        ((70,), {}),
-        ((1214,), {"num_targets": 2}),
-        ((40,), _TOPPED_UP),
-        ((33,), {"allow_overlap": True, "target_scale": (0.01, 0.4)}),
-        ((5, 5), {"num_targets": 2, "target_scale": (0.2, 0.2), "target_aspect_ratio": (0.8, 0.8)}),
-        ((2, 2), {"num_targets": 1, "target_scale": (0.2, 0.6), "min_keep": 1}),
-    ],
+    first_fast(
+        [
+            ((14, 14), {}),
+            ((14, 14), {"sampling": "reference"}),
+            ((9, 9), _TOPPED_UP),
+            ((9, 9), _TOPPED_UP | {"sampling": "reference"}),
+            ((3, 40), _TOPPED_UP),
+            ((37, 5), _TOPPED_UP),
+            ((7, 40), {"allow_overlap": True, "num_targets": 2}),
+            ((1, 64), {"min_keep": 16, "target_aspect_ratio": (0.1, 9.0)}),
+            ((64, 2), {"min_keep": 10, "target_aspect_ratio": (0.5, 5.0)}),
+            ((70,), {}),
+            ((1214,), {"num_targets": 2}),
+            ((40,), _TOPPED_UP),
+            ((33,), {"allow_overlap": True, "target_scale": (0.01, 0.4)}),
+            (
+                (5, 5),
+                {"num_targets": 2, "target_scale": (0.2, 0.2), "target_aspect_ratio": (0.8, 0.8)},
+            ),
+            ((2, 2), {"num_targets": 1, "target_scale": (0.2, 0.6), "min_keep": 1}),
+        ]
+    ),
     ids=str,
 )
 def test_ijepa_masks_are_their_definition(grid, options):
@@ -131,33 +161,48 @@ def test_ijepa_masks_are_their_definition(grid, options):
 
 @pytest.mark.parametrize(
     ("grid", "options"),
-    [
-        ((8, 14, 14), {}),
-        ((8, 14, 14), {"num_blocks": 2, "spatial_scale": (0.7, 0.7)}),
-        ((4, 5, 5), {"num_blocks": 2, "spatial_scale": (0.5, 1.0)}),
-        ((4, 5, 5), {"num_blocks": 3, "spatial_scale": (0.5, 1.0), "temporal_scale": (0.3, 1.0)}),
-        (
-            (6, 8, 8),
-            {"temporal_scale": (0.2, 0.7), "spatial_scale": (0.1, 0.6), "max_temporal_keep": 0.7},
-        ),
-        ((3, 4, 4), {"spatial_scale": (1, 1), "aspect_ratio": (1, 1), "max_temporal_keep": 0.7}),
-        (
-            (8, 4, 4),  # one block can cover the two frames that are kept, not the clip
-            {
-                "num_blocks": 1,
-                "spatial_scale": (1.0, 1.0),
-                "temporal_scale": (0.5, 0.5),
-                "aspect_ratio": (1.0, 1.0),
-                "max_temporal_keep": 0.25,
-            },
-        ),
-        ((8, 4, 4), {"num_blocks": 2, "max_temporal_keep": 0.1}),
-        ((12, 35), {"num_blocks": 3}),
-        ((5, 70), {"num_blocks": 3, "spatial_scale": (0.3, 0.9)}),
-        ((2, 1, 32), {"spatial_scale": (0.3, 1.0), "aspect_ratio": (0.01, 1.0), "num_blocks": 2}),
-        ((70,), {"num_blocks": 3}),
-        ((9,), {"spatial_scale": (0.01, 1.0)}),
-    ],
+    first_fast(
+        [
+            ((8, 14, 14), {}),
+            ((8, 14, 14), {"num_blocks": 2, "spatial_scale": (0.7, 0.7)}),
+            ((4, 5, 5), {"num_blocks": 2, "spatial_scale": (0.5, 1.0)}),
+            (
+                (4, 5, 5),
+                {"num_blocks": 3, "spatial_scale": (0.5, 1.0), "temporal_scale": (0.3, 1.0)},
+            ),
+            (
+                (6, 8, 8),
+                {
+                    "temporal_scale": (0.2, 0.7),
+                    "spatial_scale": (0.1, 0.6),
+                    "max_temporal_keep": 0.7,
+                },
+            ),
+            (
+                (3, 4, 4),
+                {"spatial_scale": (1, 1), "aspect_ratio": (1, 1), "max_temporal_keep": 0.7},
+            ),
+            (
+                (8, 4, 4),  # one block can cover the two frames that are kept, not the clip
+                {
+                    "num_blocks": 1,
+                    "spatial_scale": (1.0, 1.0),
+                    "temporal_scale": (0.5, 0.5),
+                    "aspect_ratio": (1.0, 1.0),
+                    "max_temporal_keep": 0.25,
+                },
+            ),
+            ((8, 4, 4), {"num_blocks": 2, "max_temporal_keep": 0.1}),
+            ((12, 35), {"num_blocks": 3}),
+            ((5, 70), {"num_blocks": 3, "spatial_scale": (0.3, 0.9)}),
+            (
+                (2, 1, 32),
+                {"spatial_scale": (0.3, 1.0), "aspect_ratio": (0.01, 1.0), "num_blocks": 2},
+            ),
+            ((70,), {"num_blocks": 3}),
+            ((9,), {"spatial_scale": (0.01, 1.0)}),
+        ]
+    ),
     ids=str,
 )
 def test_vjepa_mask_is_its_definition(grid, options):
@@ -166,12 +211,14 @@ def test_vjepa_mask_is_its_definition(grid, options):
 
 @pytest.mark.parametrize(
     ("grid", "options"),
-    [
-        ((100,), {"mask_ratio": 0.65, "span": 10}),
-        ((37,), {"mask_ratio": 0.01, "span": 3}),
-        ((20,), {"mask_ratio": 0.5, "span": 1}),
-        ((9,), {"mask_ratio": 0.1, "span": 8}),
-    ],
+    first_fast(
+        [
+            ((100,), {"mask_ratio": 0.65, "span": 10}),
+            ((37,), {"mask_ratio": 0.01, "span": 3}),
+            ((20,), {"mask_ratio": 0.5, "span": 1}),
+            ((9,), {"mask_ratio": 0.1, "span": 8}),
+        ]
+    ),
     ids=str,
 )
 def test_span_mask_is_its_definition(grid, options):
@@ -180,15 +227,17 @@ def test_span_mask_is_its_definition(grid, options):
 
 @pytest.mark.parametrize(
     ("grid", "options"),
-    [
-        ((14, 14), {"mask_ratio": 0.65}),
-        ((9, 12), {"num_masked": 70, "roll": False}),
-        ((5, 30), {"mask_ratio": 0.3, "aspect_ratio": (0.1, 9.0)}),
-        ((6, 6), {"num_masked": 35, "aspect_ratio": (1.0, 1.0)}),
-        ((20, 5), {"num_masked": 55, "aspect_ratio": (5, 5)}),  # 45 visible tokens: 15x3
-        ((6, 6), {"num_masked": 1, "aspect_ratio": (1.0, 1.0), "roll": False}),
-        ((1, 9), {"mask_ratio": 0.5, "aspect_ratio": (0.01, 1.0)}),
-    ],
+    first_fast(
+        [
+            ((14, 14), {"mask_ratio": 0.65}),
+            ((9, 12), {"num_masked": 70, "roll": False}),
+            ((5, 30), {"mask_ratio": 0.3, "aspect_ratio": (0.1, 9.0)}),
+            ((6, 6), {"num_masked": 35, "aspect_ratio": (1.0, 1.0)}),
+            ((20, 5), {"num_masked": 55, "aspect_ratio": (5, 5)}),  # 45 visible tokens: 15x3
+            ((6, 6), {"num_masked": 1, "aspect_ratio": (1.0, 1.0), "roll": False}),
+            ((1, 9), {"mask_ratio": 0.5, "aspect_ratio": (0.01, 1.0)}),
+        ]
+    ),
     ids=str,
 )
 def test_inverse_block_mask_is_its_definition(grid, options):
@@ -197,20 +246,22 @@ def test_inverse_block_mask_is_its_definition(grid, options):
 
 @pytest.mark.parametrize(
     ("grid", "options", "least", "most"),
-    [
-        ((14, 14), {"num_masked": 75}, 75, 75),
-        ((9, 12), {"mask_ratio": (0.1, 0.5), "min_block": 4, "max_block": 30}, 11, 54),
-        ((12, 9), {"num_masked": (1, 107), "min_block": 1, "aspect_ratio": (0.5, 3)}, 1, 107),
-        ((7, 7), {"num_masked": 5, "min_block": 49, "aspect_ratio": (1.0, 1.0)}, 5, 5),
-        ((2, 3), {"num_masked": 3, "min_block": 1}, 3, 3),
-        (  # areas of exactly 16, where products come closest to 32 bits
-            (14, 14),
-            {"num_masked": 64, "min_block": 16, "max_block": 16, "aspect_ratio": (1, 1)},
-            64,
-            64,
-        ),
-        ((14, 14), {"num_masked": 48, "max_block": 16, "aspect_ratio": (0.5, 1)}, 48, 48),
-    ],
+    first_fast(
+        [
+            ((14, 14), {"num_masked": 75}, 75, 75),
+            ((9, 12), {"mask_ratio": (0.1, 0.5), "min_block": 4, "max_block": 30}, 11, 54),
+            ((12, 9), {"num_masked": (1, 107), "min_block": 1, "aspect_ratio": (0.5, 3)}, 1, 107),
+            ((7, 7), {"num_masked": 5, "min_block": 49, "aspect_ratio": (1.0, 1.0)}, 5, 5),
+            ((2, 3), {"num_masked": 3, "min_block": 1}, 3, 3),
+            (  # areas of exactly 16, where products come closest to 32 bits
+                (14, 14),
+                {"num_masked": 64, "min_block": 16, "max_block": 16, "aspect_ratio": (1, 1)},
+                64,
+                64,
+            ),
+            ((14, 14), {"num_masked": 48, "max_block": 16, "aspect_ratio": (0.5, 1)}, 48, 48),
+        ]
+    ),
     ids=str,
 )
 def test_blockwise_mask_is_its_definition(grid, options, least, most):

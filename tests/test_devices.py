@@ -34,8 +34,8 @@ def draw_by_shard_map(keys):
 @pytest.mark.parametrize(
     ("axes", "draw"),
     [
-        pytest.param("Auto", draw_by_jit, id="auto"),
-        pytest.param("Auto", draw_by_shard_map, id="shard_map"),
+        pytest.param("Auto", draw_by_jit, id="auto", marks=pytest.mark.slow),
+        pytest.param("Auto", draw_by_shard_map, id="shard_map", marks=pytest.mark.slow),
         pytest.param(
             "Explicit",
             draw_by_jit,

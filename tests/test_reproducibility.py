@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from cases import ALL, FIRST
+from cases import ALL
 from digests import TABLE, assert_digests, by_key, digest, fixed_keys, stack
 from jax import export
 
@@ -31,11 +31,11 @@ def test_the_table_has_every_case():
     assert list(json.loads(TABLE.read_text())) == [case.name for case in ALL]
 
 
-@pytest.mark.parametrize("cases", ["first", pytest.param("all", marks=pytest.mark.slow)])
-def test_a_program_of_its_own_with_every_optimization_draws_the_masks_of_the_table(cases):
+@pytest.mark.slow
+def test_a_program_of_its_own_with_every_optimization_draws_the_masks_of_the_table():
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     run = subprocess.run(
-        [sys.executable, __file__, cases], env=environment, capture_output=True, text=True
+        [sys.executable, __file__, "compare"], env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
 
@@ -72,6 +72,6 @@ def write_table_and_export():
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        assert_digests(drawn_eagerly({"first": FIRST, "all": ALL}[sys.argv[1]]))
+        assert_digests(drawn_eagerly(ALL))
     else:
         write_table_and_export()

@@ -7,7 +7,10 @@ from digests import assert_digests, drawn, fixed_keys
 from modes import every_check, x64
 
 
-@pytest.mark.parametrize("enable_x64", [False, True], ids=["32", "64"])
+@pytest.mark.parametrize(
+    "enable_x64",
+    [pytest.param(False, id="32", marks=pytest.mark.slow), pytest.param(True, id="64")],
+)
 def test_masks_and_their_types_in_32_and_64_bit_mode(enable_x64):
     with x64(enable_x64):
         keys = fixed_keys()

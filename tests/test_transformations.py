@@ -22,6 +22,7 @@ def test_jit_and_vmap():
     assert_digests(jax.jit(lambda keys: drawn(cases, keys))(fixed_keys()))
 
 
+@pytest.mark.slow
 def test_scan_over_legacy_keys():
     def step(number, key):
         return number + 1, {case.name: case(key) for case in FIRST}
@@ -31,6 +32,7 @@ def test_scan_over_legacy_keys():
     assert_digests(masks)
 
 
+@pytest.mark.slow
 def test_export_and_its_round_trip_through_bytes():
     draw = jax.jit(lambda keys: drawn(FIRST, keys))
     leaves, tree = jax.tree.flatten(jax.eval_shape(draw, fixed_keys()))
