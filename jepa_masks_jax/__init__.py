@@ -14,10 +14,10 @@ Write a function of one key for one sample, and let `jax.vmap` make the batch:
 >>> seen.indices.shape, seen.valid.shape, targets.shape
 ((256, 64), (256, 64), (256, 4, 14, 14))
 
-A mask is True at the tokens it is named after: `context` marks what the encoder sees, `target` what
+A mask's name says what its True tokens are. `context` marks what the encoder sees, `target` what
 the predictor must predict. Strategies that return one mask return the target, and the context is
 `~target`. Options are keyword-only and static, except the counts and sides that may be arrays.
-Invalid options raise before anything is traced; arrays are clamped instead.
+Invalid options raise before anything is traced. Counts in arrays and `within` are clamped instead.
 
 ## From a mask to tokens and back
 
@@ -69,7 +69,7 @@ tests compare stored hashes, and a change of one is a breaking change.
 - Hosts: split the key for the global batch, and index the host's part. If each host splits the same
   key for its own batch, all hosts get the same masks.
 - Data workers: sample a batch at a time. With `multiprocessing`, choose `spawn`: a process forked
-  after a JAX call hangs.
+  after a JAX call can hang.
 - Other generators: all this holds for threefry keys with `jax_threefry_partitionable` on, both
   JAX's defaults. With it off, the masks differ. Keys such as `rbg` give valid masks, but JAX does
   not promise the same ones under `vmap`.

@@ -45,13 +45,13 @@ def brief(value: Any) -> str:
     return repr(value) if not hasattr(value, "_fields") else type(value).__name__
 
 
-_SWITCH = "; jax.lax.switch chooses among static values"
+_SWITCH = ", or choose among static values with jax.lax.switch"
 
 
-def refuse_tracer(name: str, value: Any, instead: str = _SWITCH) -> None:
+def refuse_tracer(name: str, value: Any, instead: str = "") -> None:
     """Raises if an option is traced, and says how it stays static and what to do `instead`."""
     if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} is traced; close over it or make it static{instead}, got {value}")
+        raise TypeError(f"{name} is traced; close over it or make it static{instead}")
 
 
 def whole(name: str, value: Any, low: float = 1, high: int | None = None) -> int:
@@ -95,7 +95,8 @@ def real(name: str, value: Any, instead: str = _SWITCH) -> float:
     """Returns a finite real number."""
     refuse_tracer(name, value, instead)
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        advice = "; use float()" if getattr(value, "shape", None) == () else ""
+        raise TypeError(f"{name} must be a number, got {value!r}{advice}")
     try:
         finite = math.isfinite(value)
     except OverflowError:
@@ -150,9 +151,9 @@ def count_range(name: str, value: Any, high: int | None = None) -> tuple[int, in
 
 
 _GRIDS = {
-    1: "a sequence (length,)",
-    2: "an image grid (height, width)",
-    3: "a video grid (frames, height, width)",
+    1: "(length,)",
+    2: "(height, width)",
+    3: "(frames, height, width)",
     4: "four sides",
 }
 
@@ -167,7 +168,7 @@ def grid(
     refuse_tracer("grid", grid)
     if isinstance(grid, jax.Array):
         raise TypeError(f"grid must be a tuple of Python ints, got {grid!r}")
-    sides = sequence("grid", grid, ranks, " or ".join(_GRIDS[rank] for rank in ranks))
+    sides = sequence("grid", grid, ranks, "a tuple " + " or ".join(_GRIDS[rank] for rank in ranks))
     sides = tuple(whole(f"grid[{i}]", side) for i, side in enumerate(sides))
     if not 2 <= math.prod(sides) <= MAX_TOKENS:
         raise ValueError(f"grid must have from 2 to {MAX_TOKENS} tokens, got {grid!r}")
@@ -181,6 +182,7 @@ def mask(name: str, mask: Any) -> jax.Array:
     dtype, shape = getattr(mask, "dtype", None), getattr(mask, "shape", None)
     if dtype != np.bool_:
         advice = "; take one of its fields" if hasattr(mask, "_fields") else ""
+        advice = "; use .astype(bool)" if dtype is not None else advice
         raise TypeError(
             f"{name} must be a boolean array, got {dtype or type(mask).__name__}{advice}"
         )

@@ -11,7 +11,10 @@ from jepa_masks_jax import _check, _draws
 Count = int | jax.Array
 """A Python or NumPy integer, or an integer array of shape (), traced or not."""
 
-_TRACED_INSTEAD = ", or give num_masked=jnp.round(ratio * tokens).astype(int), which may be traced"
+_TRACED_INSTEAD = (
+    ", or give num_masked=jnp.round(ratio * tokens).astype(int), which may be traced, and "
+    "mask_ratio=None if a preset has bound it"
+)
 
 
 _INT32_MAX = 2**31 - 1

@@ -62,7 +62,7 @@ def clip_count(
     maximum: _counts.Count | None = None,
     among: jax.Array | None = None,
 ) -> jax.Array:
-    """Brings the count of True tokens to an exact number, or within bounds, by random tokens.
+    """Adds or removes random tokens, so that the count of True tokens is exact or within bounds.
 
         count > maximum    remove random tokens of the mask
         count < minimum    add random tokens of `among`, until none are left
@@ -79,8 +79,8 @@ def clip_count(
             an integer array of shape (), traced or not, and so follow a schedule: it is clamped
             into `[0, tokens]`, and if `maximum < minimum`, `maximum` applies.
         among: bool[*grid], the tokens that may be added; any if None. For a context give
-            `~targets.any(0)`, or tokens of the targets may be added; for samples of different sizes
-            give `inside(grid, within)`, or padding may be.
+            `~targets.any(0)`, otherwise target tokens may be added. For samples of different sizes
+            give `inside(grid, within)`; otherwise padding may be added.
 
     Returns:
         bool[*grid].
@@ -153,11 +153,11 @@ def token_indices(mask: jax.Array, *, size: int, key: jax.Array | None = None) -
     tokens beyond the first `size` in raster order are dropped.
 
     For a batch, every mask needs its own key:
-    `jax.vmap(lambda mask, key: token_indices(mask, size=64, key=key))(masks, keys)`. One key for
-    all masks keeps the same places of each.
+    `jax.vmap(lambda mask, key: token_indices(mask, size=64, key=key))(masks, keys)`. If all masks
+    share one key, their choices are correlated.
 
     True tokens are listed, so the context of a masked model is `token_indices(~target, ...)`. With
-    `within`, the padding of the grid counts as tokens: list `inside(grid, within) & ~target`.
+    `within`, `~target` includes padding of the grid: list `inside(grid, within) & ~target`.
 
     Args:
         mask: bool[*grid], of any rank from 1: one mask, since a batch would be taken for a grid.
@@ -430,7 +430,7 @@ def squared_distance(mask: jax.Array) -> jax.Array:
     the targets: it is clipped at 1 to avoid infinite weights there.
 
     Args:
-        mask: bool[*grid], of any rank from 1, with at least one True token.
+        mask: bool[*grid], of any rank from 1.
 
     Returns:
         int32[*grid], 0 at the True tokens; `2**30` everywhere if there is none.

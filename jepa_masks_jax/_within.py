@@ -83,8 +83,8 @@ def inside(grid: _check.Grid, within: Within) -> jax.Array:
         bool[*grid], True in the first rows and columns, as far as the true sides reach.
 
     Raises:
-        TypeError: if `within` is not of integers.
-        ValueError: if `within` does not have one side for each axis, or the grid is not one.
+        TypeError: if `within` does not hold integers.
+        ValueError: if `within` does not have one side for each axis, or the grid is invalid.
 
     Example:
         >>> inside((2, 4), within=(1, 3)).tolist()
@@ -103,7 +103,8 @@ def check(within: Any, grid: tuple[int, ...]) -> Any:
     """Returns the true sides as one integer array, or None."""
     if within is None:
         return None
-    meaning = f"within must be {len(grid)} whole numbers, one for each axis of the grid {grid}"
+    sides = ", ".join(["int"] * len(grid))
+    meaning = f"within must be ({sides}{',' * (len(grid) == 1)}), the true sides in the grid {grid}"
     if isinstance(within, tuple | list):
         sides = [_counts.check(f"within[{i}]", side, -math.inf) for i, side in enumerate(within)]
         if all(isinstance(side, int) for side in sides):

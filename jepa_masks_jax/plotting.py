@@ -49,7 +49,7 @@ def show_mask(
 ) -> Axes:
     """Plots one mask, over an image if one is given.
 
-    Context tokens show the image, or `CONTEXT_COLOR` without one. The image is grey under all other
+    Context tokens show the image, or `CONTEXT_COLOR` without one. The image is gray under all other
     tokens: each target block is tinted in its own color, and unused tokens are dark. Later target
     blocks are on top. A video is a row of frames, and a sequence is a bar. A frame has at most
     2,048 pixels a side; on longer grids some tokens are left out.

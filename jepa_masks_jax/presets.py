@@ -1,6 +1,6 @@
 """Published settings: each preset is a strategy with its options set.
 
-A preset is called as its strategy is. Those that return one mask return the target:
+Call a preset as you call its strategy. Presets that return one mask return the target:
 
 >>> import jax
 >>> import jax.numpy as jnp
@@ -186,7 +186,7 @@ spans, see `hubert`. github.com/facebookresearch/fairseq,
 `fairseq/models/wav2vec/wav2vec2.py`."""
 
 hubert = functools.partial(span_mask, mask_ratio=0.8, span=10)
-"""HuBERT. fairseq takes at least two spans, and this preset at least one. Of sequences of 11 to 20
+"""HuBERT. fairseq takes at least two spans, and this preset at least one. On sequences of 11 to 20
 tokens fairseq masks 0.97 to 0.68, and this preset 0.91 to 0.50. From 31 tokens on, the ratios agree
 within 0.01. github.com/facebookresearch/fairseq,
 `examples/hubert/config/pretrain/hubert_base_librispeech.yaml` and

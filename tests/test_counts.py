@@ -68,6 +68,7 @@ def test_a_count_for_each_sample_under_scan():
     np.testing.assert_array_equal(scanned, expected)
 
 
+@pytest.mark.slow
 def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 

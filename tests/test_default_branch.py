@@ -60,6 +60,7 @@ def test_eager(case, forced):
     assert_digests({case.name: stack([case(key) for key in fixed_keys()])})
 
 
+@pytest.mark.slow
 def test_scan(forced):
     def step(number, key):
         return number + 1, {case.name: case(key) for case in FIRST_CASES}
@@ -76,6 +77,7 @@ def test_every_check_in_64_bit_mode(forced):
     assert_digests(masks)
 
 
+@pytest.mark.slow
 def test_one_export_for_cpu_cuda_and_tpu_holds_the_masks(forced):
     draw = jax.jit(lambda keys: jax.tree.leaves(drawn(FIRST_CASES, keys)))
     tree = jax.tree.structure(jax.eval_shape(lambda keys: drawn(FIRST_CASES, keys), fixed_keys()))

@@ -38,7 +38,7 @@ def block_mask(
     Args:
         key: a single PRNG key.
         grid: `(height, width)` or `(frames, height, width)`, at least two tokens in a frame.
-        num_targets: number of blocks, from 1 to 2**16; they may overlap.
+        num_targets: count of blocks, from 1 to 2**16; they may overlap.
         target_scale: `(min, max)` of the fraction of a frame that the blocks hold together,
             `0 < min <= max <= 1`.
         target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
@@ -52,7 +52,7 @@ def block_mask(
         ValueError: if an option is out of its range.
 
     Source:
-        `BlockMasking` of the Rust module jepa-core, after Assran et al. (2023), "Self-Supervised
+        `BlockMasking` of the Rust crate jepa-core, after Assran et al. (2023), "Self-Supervised
         Learning from Images with a Joint-Embedding Predictive Architecture", section 3. There a
         video gets a mask of one frame.
 

@@ -1,4 +1,4 @@
-"""Blocks until the count is exact: the masks of BEiT, iBOT, DINOv2 and DINOv3."""
+"""Random blocks, topped up to an exact count: the masks of BEiT, iBOT, DINOv2 and DINOv3."""
 
 import math
 from typing import NamedTuple
@@ -62,8 +62,8 @@ def blockwise_mask(
         num_masked: count of tokens to mask, from 1 to `tokens - 1`; a pair `(min, max)`, from which
             it is sampled uniformly, both included; or an integer array of shape (), traced or not,
             which is clamped into that range. Exactly one of `mask_ratio` and `num_masked` is given.
-        min_block: minimum area of a block, from 1 to all tokens, so the default needs a grid of
-            16; ignored once fewer tokens remain to be masked.
+        min_block: minimum area of a block, from 1 to all tokens, so the default needs a grid of 16
+            tokens. If `rest` is smaller, the area is between `rest` and `min_block`.
         max_block: maximum area of a block, from `min_block` to all tokens; None for no limit.
         aspect_ratio: `(min, max)` of height over width, `0 < min <= max`.
 
@@ -71,14 +71,14 @@ def blockwise_mask(
         bool[*grid] with exactly the requested count of True tokens.
 
     Raises:
-        TypeError: if `key` is not a key, an option is of the wrong type, or both or none of
+        TypeError: if `key` is not a key, an option is of the wrong type, or both or neither of
             `mask_ratio` and `num_masked` are given.
         ValueError: if an option is out of its range.
 
     Notes:
         Areas are sampled in sixteenths of a token, aspect ratios from 1,024 equally likely values.
         With the settings of BEiT, iBOT, DINOv2 and DINOv3 random completion adds 0.05 to 0.6 tokens
-        to a mask on average, as many as in the authors' loops.
+        to a mask on average. The authors' loops leave as many unmasked.
 
     Source:
         Bao et al. (2022), "BEiT: BERT Pre-Training of Image Transformers", section 2.3;

@@ -1,4 +1,4 @@
-"""Boxes of any size: what a strategy of one's own starts from."""
+"""Boxes of any size, to build your own strategy from."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -26,7 +26,7 @@ def box_mask(
     Args:
         key: a single PRNG key.
         grid: one to four sides, at least two tokens.
-        num_boxes: number of boxes, from 1 to 2**16; they may overlap.
+        num_boxes: count of boxes, from 1 to 2**16; they may overlap.
         extent: one entry for each axis: an int, a pair `(min, max)` from which each box samples its
             side uniformly, both included, or None for the whole axis. Whole numbers from 1 to
             2**24. On a sequence write `((2, 4),)`; `(2, 4)` is 2 high and 4 wide on an image.
@@ -101,7 +101,8 @@ class _Plan(NamedTuple):
 
 
 def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int] | None, ...]:
-    meaning = f"one entry for each axis, {len(grid)} in all, such as ((2, 4),) on a sequence"
+    example = ((2, 4),) * len(grid)
+    meaning = f"one entry for each axis, {len(grid)} in all, such as {example}"
     if not _check.is_sequence(extent) and getattr(extent, "ndim", 0) != 2:
         raise TypeError(f"extent must have {meaning}, got {extent!r}")
     if len(extent) != len(grid):

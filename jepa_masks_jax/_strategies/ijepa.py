@@ -51,8 +51,8 @@ def ijepa_masks(
        overlap.
     3. Sample a square context block in the same way, with a scale from `context_scale` and `a = 1`.
     4. Remove the tokens of all targets from the context.
-    5. If fewer than `min_keep` context tokens remain, add tokens in neither set: consecutive free
-       tokens in raster order, starting at a uniformly random one.
+    5. If fewer than `min_keep` context tokens remain, add free tokens, which are in neither set.
+       They are consecutive in raster order, with wrap-around, from a random one on.
 
     A side that does not fit is cut to the grid. If `H` and `W` differ, the block then keeps its
     area: the other side becomes `round(n / cut_side)` (half up). On a sequence a block is
@@ -61,7 +61,7 @@ def ijepa_masks(
     Args:
         key: a single PRNG key.
         grid: `(height, width)` or `(length,)`, at least two tokens.
-        num_targets: number of target blocks, from 1 to 2**16.
+        num_targets: count of target blocks, from 1 to 2**16.
         target_scale: `(min, max)` of the fraction of the grid in each target,
             `0 < min <= max <= 1`.
         target_aspect_ratio: `(min, max)` of height over width, `0 < min <= max`. On a sequence it
@@ -88,18 +88,18 @@ def ijepa_masks(
             the message then says what to lower.
 
     Notes:
-        A square grid cuts a side without extending the other, as the released code does: a context
-        of scale 0.9 holds 0.857 of 24x24 and 0.911 of 24x25.
+        On a square grid a side is cut without extending the other, as in the released code. A
+        target of scale 0.9 holds 0.857 of 24x24 on average, and 0.911 of 24x25.
 
         `"reference"` follows github.com/facebookresearch/ijepa up to truncation and rejection.
         Scale and aspect ratio share one random number, no block reaches the last row or column, and
         no block keeps its area. Thin grids are refused, and each side must be 2 or more. Unlike in
         that code, each mask has its own block size.
 
-        `within` accepts sizes that `grid=` refuses. The context then has `min_keep` tokens, or all
-        tokens outside the targets if those are fewer. If the targets hold every true token, a
-        random one of them becomes the context. So the context is never empty, and a target can be
-        empty only if there are fewer than 5 true tokens.
+        `within` accepts sizes that `grid=` refuses. The context then has at least `min_keep`
+        tokens, or all tokens outside the targets if those are fewer. If the targets hold every true
+        token, a random one of them becomes the context. So the context is never empty, and a target
+        can be empty only if there are fewer than 5 true tokens.
 
     Source:
         Assran et al. (2023), "Self-Supervised Learning from Images with a Joint-Embedding

@@ -51,7 +51,7 @@ def inverse_block_mask(
         bool[*grid] with exactly the requested count of True tokens.
 
     Raises:
-        TypeError: if `key` is not a key, an option is of the wrong type, or both or none of
+        TypeError: if `key` is not a key, an option is of the wrong type, or both or neither of
             `mask_ratio` and `num_masked` are given.
         ValueError: if an option is out of its range, or if no block of that aspect ratio fits.
 

@@ -28,7 +28,7 @@ def multi_block_mask(
         key: a single PRNG key.
         grid: `(height, width)` or `(frames, height, width)`, at least two tokens in a frame.
         mask_ratio: fraction of a frame that the blocks would hold without overlap, in `(0, 1)`.
-        num_blocks: number of blocks, from 1 to 2**16.
+        num_blocks: count of blocks, from 1 to 2**16.
 
     Returns:
         bool[*grid], True at the target tokens. At least one token is True and at least one is
@@ -39,7 +39,7 @@ def multi_block_mask(
         ValueError: if an option is out of its range.
 
     Source:
-        `MultiBlockMasking` of the Rust module jepa-core. Given a video, that module sizes blocks
+        `MultiBlockMasking` of the Rust crate jepa-core. Given a video, that crate sizes blocks
         from all frames and then masks the first frame only; this one sizes them from a frame and
         masks all frames.
 

@@ -1,4 +1,4 @@
-"""Random tokens, an exact count of them."""
+"""An exact count of random tokens."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def random_mask(
 ) -> jax.Array:
     """Samples exactly `n` random tokens, or `n` random cells (e.g. 4x4 tokens), as MAE masks them.
 
-    `n` follows from one of these options, and with `cell` it counts cells:
+    One of these options sets `n`. With `cell`, read "tokens" as "cells":
 
         mask_ratio=r           round(r * tokens), half to even, at least 1, at most tokens - 1
         mask_ratio=(lo, hi)    uniform between the counts of the two ratios
@@ -31,8 +31,8 @@ def random_mask(
         num_masked=array       an integer array of shape (), traced or not, clamped into
                                [1, tokens - 1]
 
-    At least one token stays context. For MaskGIT's ratio of 1 use `top_mask`. With one key, the
-    masks of two counts are nested: the larger contains the smaller.
+    At least one token stays context. For MaskGIT's ratio of 1 use `top_mask`. With the same key,
+    the mask with the larger count contains the mask with the smaller count.
 
     Args:
         key: a single PRNG key.
@@ -50,12 +50,12 @@ def random_mask(
             Ratios and counts are of these tokens. All if None.
 
     Returns:
-        bool[*grid] with exactly `n` True tokens.
+        bool[*grid], True at exactly `n` tokens, or at all tokens of exactly `n` cells.
 
     Raises:
-        TypeError: if `key` is not a key, an option is of the wrong type, or both or none of
+        TypeError: if `key` is not a key, an option is of the wrong type, or both or neither of
             `mask_ratio` and `num_masked` are given.
-        ValueError: if an option is out of its range, if `among` has another shape than the grid, or
+        ValueError: if an option is out of its range, if `among` differs in shape from the grid, or
             if `cell` is given together with `within` or `among`.
 
     Notes:
@@ -149,7 +149,7 @@ def object_mask(
 
     Args:
         key: a single PRNG key.
-        num_slots: number of slots, from 2 to 2**24.
+        num_slots: count of slots, from 2 to 2**24.
         num_masked: count of slots to mask, from 1 to `num_slots - 1`; or a pair `(min, max)`, from
             which it is sampled uniformly, both included; or an integer array of shape (), traced or
             not, which is clamped into that range.
@@ -161,7 +161,7 @@ def object_mask(
 
     Raises:
         TypeError: if `key` is not a key or a count is not an integer.
-        ValueError: if a count is out of its range, or if `among` has another shape than the slots.
+        ValueError: if a count is out of its range, or if `among` differs in shape from the slots.
 
     Source:
         C-JEPA, github.com/galilai-group/cjepa.

@@ -57,8 +57,8 @@ def span_mask(
         ValueError: if an option is out of its range.
 
     Notes:
-        For a true length of `span` or less, which `grid=` refuses, the span is cut to
-        `length - 1` tokens. A single token is context.
+        If the true length is `span` or less, which `grid=` refuses, the span is cut to one token
+        less than the true length. If there is only one true token, it is context.
 
     Source:
         Baevski et al. (2020), "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech

@@ -38,7 +38,7 @@ def spatiotemporal_mask(
         key: a single PRNG key.
         grid: `(frames, height, width)`, or `(height, width)` for a single frame; at least two
             tokens.
-        num_targets: number of tubes, from 1 to 2**16; they may overlap.
+        num_targets: count of tubes, from 1 to 2**16; they may overlap.
         temporal_extent: inclusive `(min, max)` of a tube's frames, whole numbers with
             `1 <= min <= max <= 2**24`.
         spatial_scale: `(min, max)` of the fraction of a frame in each tube's square,
@@ -53,7 +53,7 @@ def spatiotemporal_mask(
         ValueError: if an option is out of its range.
 
     Source:
-        `SpatiotemporalMasking` of the Rust module jepa-core, after Bardes et al. (2024),
+        `SpatiotemporalMasking` of the Rust crate jepa-core, after Bardes et al. (2024),
         "Revisiting Feature Prediction for Learning Visual Representations from Video".
 
     Example:

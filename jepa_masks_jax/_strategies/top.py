@@ -22,8 +22,8 @@ def top_mask(
     all other scores.
 
     Args:
-        scores: `[*grid]`, of one to four axes: floats of at most 32 bits, or int32 or uint32 and
-            narrower integers.
+        scores: `[*grid]`: floats of at most 32 bits, or int32 or uint32 and narrower integers. One
+            map: a batch would be read as a grid.
         num_masked: count of tokens to mask, from 0 to all; or an integer array of shape (), traced
             or not, which is clamped into `[0, eligible]`.
         among: bool[*grid], traced or not: the eligible tokens. All if None.
@@ -33,7 +33,7 @@ def top_mask(
 
     Raises:
         TypeError: if `scores` is not an array of these types, or `num_masked` is not an integer.
-        ValueError: if `num_masked` is out of its range, if `among` has another shape than `scores`,
+        ValueError: if `num_masked` is out of its range, if `among` differs in shape from `scores`,
             or if `scores` has no axis.
 
     Notes:

@@ -65,7 +65,7 @@ def vjepa_mask(
         key: a single PRNG key.
         grid: `(frames, height, width)`, or `(height, width)` or `(length,)` for a single frame; at
             least two tokens.
-        num_blocks: number of blocks, from 1 to 2**16.
+        num_blocks: count of blocks, from 1 to 2**16.
         spatial_scale: `(min, max)` of the fraction of a frame in each block,
             `0 < min <= max <= 1`.
         temporal_scale: `(min, max)` of the fraction of the frames in each block,
@@ -89,9 +89,9 @@ def vjepa_mask(
             `temporal_scale` other than `(1, 1)`.
 
     Notes:
-        A square frame cuts a side without extending the other, as the released code does.
+        On a square frame a side is cut without extending the other, as in the released code.
 
-        With one true token, `within` gives an empty target.
+        If `within` leaves one true token, the target is empty.
 
     Source:
         Bardes et al. (2024), "Revisiting Feature Prediction for Learning Visual Representations
