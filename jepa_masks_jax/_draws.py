@@ -41,7 +41,7 @@ def between(words: jax.Array, minimum: Any, maximum: Any) -> jax.Array:
 class Uniform(NamedTuple):
     """A real number that is uniform in whole steps of `1 / unit`: whole numbers throughout.
 
-    The fields are ints, or traced int32[] if they depend on a traced size.
+    The fields are ints, or int32[] if they depend on a traced size; in a plan, arrays of all sizes.
     """
 
     first: Any
@@ -68,7 +68,7 @@ class Uniform(NamedTuple):
 
 
 def finest_unit(largest: Any) -> Any:
-    """Returns the steps to one of a number that is below `largest + 1`: the most in 32 bits."""
+    """Returns the largest power of two of which `largest + 1` times stays below 2**31."""
     _, bits = np.frexp(largest + 1)
     return np.left_shift(1, _INT32_BITS - bits)
 

@@ -10,7 +10,7 @@ numbers: half away from zero goes up to `s`, half to even goes up only if `s` is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ def aspect_unit(
 ) -> Any:
     """Returns the steps to one of an aspect ratio, for blocks of up to `largest` tokens.
 
-    They are as fine as leaves `largest * per_token` of them within int32. `largest` is an int or
+    They are the finest with `largest * per_token` of them within int32. `largest` is an int or
     an array, and so is the result.
 
     Raises:
@@ -53,7 +53,7 @@ def aspect_unit(
         limit = max(int((2**_INT32_BITS / coarsest - 1) / per_token), 0)
         raise ValueError(
             f"{name} from {low:g} to {high:g} leaves 32-bit arithmetic room for blocks of up to "
-            f"{limit} tokens, and here a block may have {np.max(largest)}"
+            f"{limit} tokens, and here a block may have {int(np.max(largest))}"
         )
     return unit
 
@@ -87,7 +87,8 @@ def aspects(name: str, aspect_ratio: AspectRatio, largest: Any) -> Uniform:
     """Returns the distribution of an aspect ratio for blocks of up to `largest` tokens.
 
     `4 * count * aspect` and `4 * count / aspect` stay within int32. If both ends are the same it is
-    exact.
+    exact, if its digits fit. The finer of two grains that fit wins. `high / low` is not needed for
+    int32: it is part of what the digests hold.
     """
     low, high = aspect_ratio.ends
     unit = aspect_unit(name, aspect_ratio.ends, largest, 4 * max(high, high / low, 1))
@@ -167,19 +168,19 @@ def sample_jepa_sides(
     if blocks.aspects is None:
         return (count,)
     sides = traced_sides(count, blocks.aspects.sample(aspect_word), blocks.aspects.unit)
-    if not keep_area:
-        return sides
-    (height, width), (most_height, most_width) = sides, room
-    is_square = most_height == most_width
-    return (
-        jnp.where(is_square | (width <= most_width), height, _rounded_div(count, most_width)),
-        jnp.where(is_square | (height <= most_height), width, _rounded_div(count, most_height)),
-    )
+    return _keep_area(count, sides, room, jnp.where) if keep_area else sides
 
 
-def _rounded_div(count: Any, side: Any) -> Any:
-    """Returns `round(count / side)`, half up."""
-    return (2 * count + side) // (2 * side)
+def _keep_area(count: Any, sides: Any, room: Sequence[Any], where: Callable[..., Any]) -> Any:
+    """Extends a side if the other does not fit into a room that is not square.
+
+    It becomes `round(count / room_side)`, half up.
+    """
+    extended = [(2 * count + length) // (2 * length) for length in room]
+    fits = [
+        (side <= length) | (room[0] == room[1]) for side, length in zip(sides, room, strict=True)
+    ]
+    return where(fits[1], sides[0], extended[1]), where(fits[0], sides[1], extended[0])
 
 
 def reached_sides(
@@ -195,25 +196,20 @@ def reached_sides(
     if blocks.aspects is None:
         return [(min(max(count, 1), room[0]),)]
     first, last, unit = blocks.aspects.first, blocks.aspects.last, blocks.aspects.unit
+    if count == 0:
+        return [(1, 1)]
     reached = []
     lowest, highest = (rounded_sqrt(4 * count * a, unit, half_even=True) for a in (first, last))
     for height in range(lowest, highest + 1):
         # The aspect ratios that make it as high are the steps from one bound to the next.
-        start, stop = (
-            -(-_minimum_four_x(h, unit) // max(4 * count, 1)) for h in (height, height + 1)
-        )
+        start, stop = (-(-_minimum_four_x(h, unit) // (4 * count)) for h in (height, height + 1))
         start, stop = max(start, first), min(stop - 1, last)
-        if height == highest:
-            stop = last
         if start > stop:
             continue
         width = rounded_sqrt(4 * count * unit, stop if smallest else start, half_even=True)
-        sides = height, width
-        if keep_area and room[0] != room[1]:
-            sides = (
-                height if width <= room[1] else _rounded_div(count, room[1]),
-                width if height <= room[0] else _rounded_div(count, room[0]),
-            )
+        sides: tuple[int, ...] = (height, width)
+        if keep_area:
+            sides = tuple(map(int, _keep_area(count, sides, room, np.where)))
         reached.append(tuple(min(max(s, 1), length) for s, length in zip(sides, room, strict=True)))
     return reached
 

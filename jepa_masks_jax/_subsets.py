@@ -15,7 +15,9 @@ _OUTSIDE = 0xFFFFFFFF
 
 
 def random_subset(words: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Array:
-    """Picks uniformly random tokens of a pool: those whose priorities of 31 bits are lowest.
+    """Picks uniformly random tokens of a pool: those whose priorities are lowest.
+
+    Priorities have 31 bits, so that none is the word of the tokens outside.
 
     Args:
         words: uint32[tokens], a random word for each.

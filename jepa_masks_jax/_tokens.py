@@ -111,11 +111,13 @@ def clip_count(
         if maximum is not None or not (isinstance(minimum, int) and minimum == 0):
             raise TypeError("exactly must not be given together with minimum or maximum")
         minimum = maximum = _counts.check("exactly", exactly, 0, mask.size)
-    most = mask.size if maximum is None else _counts.check("maximum", maximum, 0, mask.size)
-    least = _counts.check("minimum", minimum, 0, mask.size)
-    if isinstance(least, int) and isinstance(most, int) and least > most:
-        raise ValueError(f"minimum must be at most maximum, got {least} and {most}")
-    return _clip_count(key, mask, _check.among(among, mask.shape), least, most)
+    if maximum is None:
+        maximum = mask.size
+    maximum = _counts.check("maximum", maximum, 0, mask.size)
+    minimum = _counts.check("minimum", minimum, 0, mask.size)
+    if isinstance(minimum, int) and isinstance(maximum, int) and minimum > maximum:
+        raise ValueError(f"minimum must be at most maximum, got {minimum} and {maximum}")
+    return _clip_count(key, mask, _check.among(among, mask.shape), minimum, maximum)
 
 
 @_tracing.jit
@@ -123,8 +125,7 @@ def _clip_count(
     key: jax.Array, mask: jax.Array, among: jax.Array | None, minimum: Any, maximum: Any
 ) -> jax.Array:
     minimum, maximum = (
-        bound if isinstance(bound, int) else _counts.clamp(bound, 0, mask.size)
-        for bound in (minimum, maximum)
+        _counts.clamp(jnp.asarray(bound), 0, mask.size) for bound in (minimum, maximum)
     )
     chosen = mask.reshape(-1)
     others = ~chosen if among is None else among.reshape(-1) & ~chosen

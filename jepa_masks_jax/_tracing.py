@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -25,6 +26,8 @@ def jit(function: Function) -> Function:
 
     @functools.wraps(function)
     def with_any_arguments(*args: Any) -> Any:
+        # Objects that JAX takes for arrays would be static, and their values with them.
+        args = tuple(jnp.asarray(a) if hasattr(a, "__jax_array__") else a for a in args)
         is_array = [_is_array(arg) for arg in args]
         static = tuple(None if traced else arg for arg, traced in zip(args, is_array, strict=True))
         arrays = tuple(arg if traced else None for arg, traced in zip(args, is_array, strict=True))
@@ -55,9 +58,5 @@ def gather(table: np.ndarray, index: jax.Array) -> jax.Array:
     index does, which elsewhere would copy it for every sample.
     """
     constant = jnp.asarray(table)
-    return (vary_as(index, constant) if _has_explicit_axes() else constant)[index]
-
-
-def _has_explicit_axes() -> bool:
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.sharding.AxisType.Explicit in mesh.axis_types
+    is_explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    return (vary_as(index, constant) if is_explicit else constant)[index]

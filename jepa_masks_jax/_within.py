@@ -103,14 +103,15 @@ def check(within: Any, grid: tuple[int, ...]) -> Any:
     """Returns the true sides as one integer array, or None."""
     if within is None:
         return None
-    sides = ", ".join(["int"] * len(grid))
-    meaning = f"within must be ({sides}{',' * (len(grid) == 1)}), the true sides in the grid {grid}"
+    form = ", ".join(["int"] * len(grid)) + "," * (len(grid) == 1)
+    meaning = f"within must be ({form}), the true sides in the grid {grid}"
     if isinstance(within, tuple | list):
-        sides = [_counts.check(f"within[{i}]", side, -math.inf) for i, side in enumerate(within)]
-        if all(isinstance(side, int) for side in sides):
-            within = np.array([min(max(side, 1), _check.MAX_TOKENS) for side in sides], np.int32)
+        checked = [_counts.check(f"within[{i}]", side, -math.inf) for i, side in enumerate(within)]
+        ints = [min(max(s, 1), _check.MAX_TOKENS) if isinstance(s, int) else s for s in checked]
+        if all(isinstance(side, int) for side in ints):
+            within = np.array(ints, np.int32)
         else:
-            within = jnp.stack([_counts.clamp(jnp.asarray(side), 1) for side in sides])
+            within = jnp.stack([_counts.clamp(jnp.asarray(side), 1) for side in ints])
     dtype, shape = getattr(within, "dtype", None), getattr(within, "shape", ())
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"{meaning}, got {_check.brief(within)}")

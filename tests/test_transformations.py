@@ -95,6 +95,7 @@ def test_vmap_takes_the_grid_unmapped_or_bound_by_name(case):
     assert str(jax.make_jaxpr(bound)(fixed_keys())) == program
 
 
+@pytest.mark.slow
 def test_rbg_keys_give_valid_masks():
     cases = first_of_each_function(MASKS)
     keys = jax.random.split(jax.random.key(0, impl="rbg"), 3)

@@ -67,16 +67,16 @@ def block_mask(
     ends = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
     aspect_ratio = _sizes.read_aspect_ratio(ends)
     counts, aspects = _within.plan_for(
-        _plan, math.prod(grid[-2:]), num_targets, scale, aspect_ratio
+        _plan_blocks, math.prod(grid[-2:]), num_targets, scale, aspect_ratio
     )
-    fewest, most = counts.whole
-    lowest = _sizes.rounded_sqrt(4 * fewest * aspects.first, aspects.unit)
-    highest = _sizes.rounded_sqrt(4 * most * aspects.last, aspects.unit)
-    may_be_full = _boxes.can_cover(num_targets, (highest, most // max(lowest, 1)), grid[-2:])
+    minimum, maximum = counts.whole
+    lowest = _sizes.rounded_sqrt(4 * minimum * aspects.first, aspects.unit)
+    highest = _sizes.rounded_sqrt(4 * maximum * aspects.last, aspects.unit)
+    may_be_full = _boxes.can_cover(num_targets, (highest, maximum // max(lowest, 1)), grid[-2:])
     return _block_mask(key, grid, _Plan(num_targets, counts, aspects, may_be_full))
 
 
-def _plan(
+def _plan_blocks(
     tokens: np.ndarray,
     num_targets: int,
     scale: tuple[float, float],

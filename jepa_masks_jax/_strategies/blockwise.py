@@ -11,7 +11,7 @@ from jax import lax
 from jepa_masks_jax import _boxes, _check, _counts, _draws, _sizes, _subsets, _tracing, _within
 
 _TRIES = 24
-"""The fewest tries that leave as many tokens to random completion as the authors' loops."""
+"""The smallest count of tries that completes as few tokens at random as the authors' loops."""
 
 _REJECTIONS = 10
 """Stop after this many rejected blocks in a row."""

@@ -130,9 +130,10 @@ def _box_mask(
     ):
         side = jnp.minimum(_draws.between(side_words, *(pair or (length, length))), length)
         if plan.centered and pair is not None:
-            starts.append(_draws.below(place_words, length) - side // 2)
+            start = _draws.below(place_words, length) - side // 2
         else:
-            starts.append(_draws.below(place_words, length - side + 1))
+            start = _draws.below(place_words, length - side + 1)
+        starts.append(start)
         sides.append(side)
     mask = jnp.any(_boxes.each_box(starts, sides, grid), axis=0) & part.inside
     return _boxes.leave_one(mask, part, last_word) if plan.may_be_full else mask

@@ -80,7 +80,8 @@ def ijepa_masks(
 
     Returns:
         ContextTargetMasks: `context` bool[*grid] with at least `min_keep` tokens, and `targets`
-        bool[num_targets, *grid], none empty. Unless `allow_overlap`, no token is in both.
+        bool[num_targets, *grid], none empty. Unless `allow_overlap`, no token is in both. Notes
+        say what holds on the smallest sizes of `within`.
 
     Raises:
         TypeError: if `key` is not a key or an option is of the wrong type.
@@ -97,9 +98,10 @@ def ijepa_masks(
         that code, each mask has its own block size.
 
         `within` accepts sizes that `grid=` refuses. The context then has at least `min_keep`
-        tokens, or all tokens outside the targets if those are fewer. If the targets hold every true
-        token, a random one of them becomes the context. So the context is never empty, and a target
-        can be empty only if there are fewer than 5 true tokens.
+        tokens, or all tokens outside the targets if those are fewer. With `allow_overlap` it is the
+        context block, whatever its size. If the targets hold every true token and may not overlap,
+        a random one of them becomes the context. So the context is never empty. A target can be
+        empty only if there are at most `num_targets` true tokens.
 
     Source:
         Assran et al. (2023), "Self-Supervised Learning from Images with a Joint-Embedding
@@ -128,7 +130,7 @@ def ijepa_masks(
     sides = _within.check(within, grid)
     if sides is not None and options.reference:
         raise ValueError("within needs sampling='independent', got sampling='reference'")
-    counts = _counts(grid, options)
+    counts = _allowed_counts(grid, options)
     if counts.min_keep < min_keep:
         raise ValueError(_refusal(grid, options, counts, min_keep))
     plan = _within.plan_for(_plan, math.prod(grid), options, traced=sides is not None)
@@ -188,7 +190,7 @@ def ijepa_counts(
     grid = _check.grid(grid, ranks=(1, 2))
     blocks = num_targets, target_scale, target_aspect_ratio, context_scale
     options = _check_options(grid, *blocks, allow_overlap, sampling)
-    return _counts(grid, options)
+    return _allowed_counts(grid, options)
 
 
 class _Options(NamedTuple):
@@ -249,7 +251,7 @@ def _plan(tokens: np.ndarray, options: _Options) -> _Plan:
     )
 
 
-def _counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
+def _allowed_counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
     plan = _within.plan_for(_plan, math.prod(grid), options)
 
     def areas(blocks: _sizes.JepaBlocks, *, smallest: bool) -> Iterator[int]:
@@ -315,12 +317,12 @@ def _ijepa_masks(
     corner_words = words[4:].reshape(-1, len(grid)).T
     if options.reference:
         aspect_word = count_word
-    target_sides, context_sides = (
-        _sizes.sample_jepa_sides(*words, blocks, room, keep_area=not options.reference)
-        for words, blocks in (
-            ((count_word, aspect_word), plan.targets),
-            ((context_word, context_word), plan.context),
-        )
+    keep_area = not options.reference
+    target_sides = _sizes.sample_jepa_sides(
+        count_word, aspect_word, plan.targets, room, keep_area=keep_area
+    )
+    context_sides = _sizes.sample_jepa_sides(
+        context_word, context_word, plan.context, room, keep_area=keep_area
     )
     targets = _boxes.place_each(corner_words[:, :-1], target_sides, room, grid)
     context = _boxes.place_each(corner_words[:, -1], context_sides, room, grid)

@@ -107,22 +107,18 @@ def _inverse_block_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> j
     words = _draws.random_words(key, 3)
     height, width = _draws.entries(words[0], _block_sides(grid, plan))
     row, column = (
-        _from_start(length, word, 1 if plan.roll else side, axis, grid)
-        for axis, (length, word, side) in enumerate(
-            zip(grid, words[1:], (height, width), strict=True)
+        _from_start(word, length if plan.roll else length - side + 1, axis, grid)
+        for axis, (word, length, side) in enumerate(
+            zip(words[1:], grid, (height, width), strict=True)
         )
     )
-    in_block = (row < height) & (column < width)
-    return ~(in_block & (row * width + column < plan.visible))
+    return ~((column < width) & (row * width + column < plan.visible))
 
 
 def _from_start(
-    length: int, word: jax.Array, inside: jax.Array | int, axis: int, grid: tuple[int, ...]
+    word: jax.Array, num_starts: jax.Array | int, axis: int, grid: tuple[int, ...]
 ) -> jax.Array:
-    """Counts the tokens from a uniform start along an axis, with wrap-around: int32[*grid].
-
-    The start keeps so many tokens `inside`.
-    """
-    start = _draws.below(word, length - inside + 1)
+    """Counts the tokens from a uniform start along an axis, with wrap-around: int32[*grid]."""
+    start = _draws.below(word, num_starts)
     at = lax.broadcasted_iota(jnp.int32, grid, axis)
-    return lax.rem(at - start + length, jnp.int32(length))
+    return lax.rem(at - start + grid[axis], jnp.int32(grid[axis]))

@@ -96,17 +96,17 @@ def span_mask(
 class _Plan(NamedTuple):
     spans: Uniform
     """The count of spans, before it is rounded down and clamped."""
-    most: Any
+    maximum: Any
     """The maximum of spans."""
     span: Any
 
 
 def _plan(length: np.ndarray, ratio: tuple[int, int], span: int) -> _Plan:
     # Python's own integers, because the products may exceed 64 bits.
-    spans, per = ratio[0] * length.astype(object), ratio[1] * span
-    unit = _draws.finest_unit((spans // per + 1).astype(int)).astype(object)
+    over, under = ratio[0] * length.astype(object), ratio[1] * span
+    unit = _draws.finest_unit((over // under + 1).astype(int)).astype(object)
     return _Plan(
-        Uniform(spans * unit // per, unit, unit),
+        Uniform(over * unit // under, unit, unit),
         np.maximum((length - 1) // span, 1),
         np.minimum(span, length - 1),
     )
@@ -125,19 +125,20 @@ def _span_mask(
     plan = _within.plan_at(plan, part.tokens)
     num_starts = part.tokens - plan.span + 1
     words = _draws.random_words(key, grid[0] + 1)
-    count = jnp.clip(plan.spans.sample_whole(words[num_starts]), 1, plan.most)
+    count = jnp.clip(plan.spans.sample_whole(words[num_starts]), 1, plan.maximum)
     start = lax.iota(jnp.int32, grid[0])
     if overlap:
         starts = _subsets.random_subset(words[:-1], start < num_starts, count)
     else:
-        # A choice of places between single tokens: each chosen one is then drawn out to a span.
+        # Choose single tokens of a shorter sequence, then stretch each chosen one to a span.
         shift = plan.span - 1
         places = start < num_starts - (count - 1) * shift
         chosen = _subsets.random_subset(words[:-1], places, count)
         number = chosen.astype(jnp.int32)
         before = jnp.cumsum(number) - number
         moved = jnp.where(chosen, start + shift * before, grid[0])
-        starts = (chosen & False).at[moved].set(True, mode="drop")
+        none = jnp.pad(chosen & False, (0, 1))
+        starts = none.at[moved].set(True, mode="promise_in_bounds")[:-1]
     reached = lax.reduce_window(
         starts, False, lax.bitwise_or, (longest,), (1,), ((longest - 1, 0),)
     )

@@ -65,7 +65,7 @@ def spatiotemporal_mask(
     num_targets = _check.block_count("num_targets", num_targets)
     extent = _check.count_range("temporal_extent", temporal_extent, _check.MAX_TOKENS)
     scale = _check.real_range("spatial_scale", spatial_scale)
-    counts = _within.plan_for(_plan, math.prod(grid[-2:]), scale)
+    counts = _within.plan_for(_plan_counts, math.prod(grid[-2:]), scale)
     widest = _sizes.rounded_sqrt(4 * counts.whole[1])
     largest = (extent[1], widest, widest)
     may_be_full = _boxes.can_cover(num_targets, largest, _grids.as_frames(grid))
@@ -73,7 +73,7 @@ def spatiotemporal_mask(
     return _spatiotemporal_mask(key, grid, plan)
 
 
-def _plan(tokens: np.ndarray, scale: tuple[float, float]) -> Uniform:
+def _plan_counts(tokens: np.ndarray, scale: tuple[float, float]) -> Uniform:
     low, high = scale
     return _draws.whole_uniform(tokens * low + 0.5, tokens * high + 0.5)
 

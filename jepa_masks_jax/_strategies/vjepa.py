@@ -143,7 +143,7 @@ def vjepa_mask(
     time = _within.plan_for(_plan_time, *time_options)
     shortest, longest = time.lengths.whole
     may_be_full = sides is not None or any(
-        _boxes.can_cover(num_blocks, (longest, *largest), (time.keep, *frame))
+        _boxes.can_cover(num_blocks, (longest, *largest), (time.open_frames, *frame))
         for largest in _sizes.reached_sides(blocks, frame, keep_area=True)
     )
     if sides is not None:
@@ -156,14 +156,14 @@ def vjepa_mask(
 class _Time(NamedTuple):
     lengths: Uniform
     """The frames of a block, before they are rounded down."""
-    keep: Any
+    open_frames: Any
     """The frames that can be context, from the first."""
 
 
-def _plan_time(frames: np.ndarray, scale: tuple[float, float], max_keep: float) -> _Time:
+def _plan_time(frames: np.ndarray, scale: tuple[float, float], max_temporal_keep: float) -> _Time:
     low, high = scale
-    keep = np.maximum(np.floor(frames * max_keep), 1)
-    return _Time(_draws.whole_uniform(frames * low, frames * high), keep)
+    open_frames = np.maximum(np.floor(frames * max_temporal_keep), 1)
+    return _Time(_draws.whole_uniform(frames * low, frames * high), open_frames)
 
 
 class _Layout(NamedTuple):
@@ -187,7 +187,7 @@ def _vjepa_mask(
     video = TruePart(_grids.as_frames(grid), _grids.as_frames(part.sides))
     frame = TruePart(video.grid[1:], video.sides[1:])
     time = _within.plan_at(time, video.sides[0])
-    open_part = TruePart(video.grid, (time.keep, *frame.sides))
+    open_part = TruePart(video.grid, (time.open_frames, *frame.sides))
     placed, covered = (frame, frame) if layout.all_frames else (video, open_part)
 
     shape = (_PLACEMENTS if layout.may_be_full else 1, layout.num_blocks, len(placed.grid))
