@@ -46,7 +46,7 @@ def lowest_by_sorting(words: jax.Array, pool: jax.Array | None, count: jax.Array
 
     `pool` is given if a word of the pool can be that of the tokens outside, which then follow it.
     """
-    number = _tracing.vary_as(words, lax.iota(jnp.int32, words.size))
+    number = lax.iota(jnp.int32, words.size)
     keys = (words,) if pool is None else (words, ~pool)
     *_, order = lax.sort((*keys, number), num_keys=len(keys), is_stable=True)
     _, rank = lax.sort((order, number), num_keys=1)
