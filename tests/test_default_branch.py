@@ -69,6 +69,7 @@ def test_scan(forced):
     assert_digests(masks)
 
 
+@pytest.mark.slow
 def test_every_check_in_64_bit_mode(forced):
     with x64(True):
         keys = fixed_keys()

@@ -58,6 +58,7 @@ def test_eight_devices_draw_the_masks_of_one_without_communication(axes, draw):
     assert_digests(masks)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_masks_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

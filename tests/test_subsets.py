@@ -136,7 +136,10 @@ _TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("enable_x64", [False, True], ids=["32", "64"])
+@pytest.mark.parametrize(
+    "enable_x64",
+    [pytest.param(False, id="32", marks=pytest.mark.slow), pytest.param(True, id="64")],
+)
 def test_both_ways_are_the_same_under_every_transformation(enable_x64):
     tokens, number = 9, 6
     draws, _, _ = cases(tokens, number, 1)

@@ -17,6 +17,7 @@ import jepa_masks_jax as jm
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 def test_jit_and_vmap():
     cases = [case for case in ALL if case not in FIRST]  # test_strict_modes.py draws the first ones
     assert_digests(jax.jit(lambda keys: drawn(cases, keys))(fixed_keys()))
