@@ -36,7 +36,9 @@ def check(name: str, value: Any, low: float = 1, high: int | None = None) -> Any
 def in_int32(array: Any) -> Any:
     """Clamps NumPy's integers into int32, of which JAX would drop the high bits in 32-bit mode."""
     if isinstance(array, np.ndarray):
-        return np.clip(array, -1, _INT32_MAX).astype(np.int32)
+        held = np.iinfo(array.dtype)
+        narrow = np.clip(array, max(held.min, -1), min(held.max, _INT32_MAX))
+        return narrow.astype(np.int32)
     return array
 
 
