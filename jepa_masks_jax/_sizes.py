@@ -9,6 +9,7 @@ since `round(y) >= s` says `y >= s - 1/2`. If both are equal, `y` is halfway bet
 numbers: half away from zero goes up to `s`, half to even goes up only if `s` is even.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -183,21 +184,23 @@ def _keep_area(count: Any, sides: Any, room: Sequence[Any], where: Callable[...,
     return where(fits[1], sides[0], extended[1]), where(fits[0], sides[1], extended[0])
 
 
+@functools.lru_cache(maxsize=1024)
 def reached_sides(
-    blocks: JepaBlocks, room: Sequence[int], *, keep_area: bool, smallest: bool = False
-) -> list[tuple[int, ...]]:
+    blocks: JepaBlocks, room: tuple[int, ...], *, keep_area: bool, smallest: bool = False
+) -> tuple[tuple[int, ...], ...]:
     """Lists sides that `sample_jepa_sides` reaches, as `place_each` cuts them to the room.
 
     They are those of the maximum count, for every height the widest, and no block is larger: at the
     same aspect ratio a larger count is at least as high and as wide. Likewise no block is smaller
     than the `smallest`: those of the minimum count, for every height the narrowest.
+    The result is cached for eager calls.
     """
     count = blocks.counts.whole[not smallest]
     if blocks.aspects is None:
-        return [(min(max(count, 1), room[0]),)]
+        return ((min(max(count, 1), room[0]),),)
     first, last, unit = blocks.aspects.first, blocks.aspects.last, blocks.aspects.unit
     if count == 0:
-        return [(1, 1)]
+        return ((1, 1),)
     reached = []
     lowest, highest = (rounded_sqrt(4 * count * a, unit, half_even=True) for a in (first, last))
     for height in range(lowest, highest + 1):
@@ -211,7 +214,7 @@ def reached_sides(
         if keep_area:
             sides = tuple(map(int, _keep_area(count, sides, room, np.where)))
         reached.append(tuple(min(max(s, 1), length) for s, length in zip(sides, room, strict=True)))
-    return reached
+    return tuple(reached)
 
 
 def traced_sides(

@@ -144,7 +144,7 @@ def vjepa_mask(
     shortest, longest = time.lengths.whole
     may_be_full = sides is not None or any(
         _boxes.can_cover(num_blocks, (longest, *largest), (time.open_frames, *frame))
-        for largest in _sizes.reached_sides(blocks, frame, keep_area=True)
+        for largest in _sizes.reached_sides(blocks, tuple(frame), keep_area=True)
     )
     if sides is not None:
         blocks = _within.plan_for(_sizes.jepa_blocks, *frame_options, traced=True)
