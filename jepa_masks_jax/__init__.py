@@ -51,7 +51,7 @@ Invalid options raise before anything is traced. Counts in arrays and `within` a
 ## Samples of different sizes
 
 With `within=sides`, a sample smaller than the grid gets the mask of its own size, in the first rows
-and columns; one compilation serves all sizes, and `inside` tells true tokens from padding. With
+and columns; one compilation serves all sizes, and `inside` tells real tokens from padding. With
 `among=has_data`, random tokens are chosen only from those that a sample has.
 
 ## Reproducibility
@@ -78,6 +78,7 @@ tests compare stored hashes, and a change of one is a breaking change.
 """
 
 from jepa_masks_jax import presets
+from jepa_masks_jax._distance import squared_distance
 from jepa_masks_jax._grids import image_grid, video_grid
 from jepa_masks_jax._spec import (
     DuplicateIndexError,
@@ -93,12 +94,7 @@ from jepa_masks_jax._statistics import MaskStatistics, mask_statistics
 from jepa_masks_jax._strategies.block import block_mask
 from jepa_masks_jax._strategies.blockwise import blockwise_mask
 from jepa_masks_jax._strategies.box import box_mask
-from jepa_masks_jax._strategies.ijepa import (
-    ContextTargetMasks,
-    IjepaCounts,
-    ijepa_counts,
-    ijepa_masks,
-)
+from jepa_masks_jax._strategies.ijepa import IjepaCounts, ijepa_counts, ijepa_masks
 from jepa_masks_jax._strategies.inverse_block import inverse_block_mask
 from jepa_masks_jax._strategies.multi_block import multi_block_mask
 from jepa_masks_jax._strategies.random import object_mask, random_mask, random_tube_mask
@@ -106,14 +102,9 @@ from jepa_masks_jax._strategies.span import span_mask
 from jepa_masks_jax._strategies.spatiotemporal import spatiotemporal_mask
 from jepa_masks_jax._strategies.top import top_mask
 from jepa_masks_jax._strategies.vjepa import vjepa_mask
-from jepa_masks_jax._tokens import (
-    TokenIndices,
-    clip_count,
-    put_tokens,
-    squared_distance,
-    take_tokens,
-    token_indices,
-)
+from jepa_masks_jax._subsets import clip_count
+from jepa_masks_jax._tokens import put_tokens, take_tokens, token_indices
+from jepa_masks_jax._types import ContextTargetMasks, TokenIndices
 from jepa_masks_jax._within import inside
 
 __version__ = "0.3.0"

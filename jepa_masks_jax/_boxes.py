@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jepa_masks_jax import _draws
-from jepa_masks_jax._within import TruePart
+from jepa_masks_jax._within import RealPart
 
 PerAxis = Sequence[Any] | jax.Array
 
@@ -27,16 +27,16 @@ def can_cover(num_boxes: int, sides: Sequence[int], grid: Sequence[int]) -> bool
 
 
 def words_of_boxes(
-    key: jax.Array, num_boxes: int, per_box: int, may_be_full: bool
-) -> tuple[jax.Array, jax.Array]:
-    """Returns words for each box, and one more if the boxes may be full, for the token left out.
+    key: jax.Array, num_boxes: int, per_box: int, *, may_be_full: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns words for each box, and one for the token to leave if the boxes may be full.
 
     Returns:
-        uint32[per_box, num_boxes] and uint32[].
+        uint32[per_box, num_boxes], and uint32[] or None.
     """
     count = num_boxes * per_box
-    words = _draws.random_words(key, count + may_be_full)
-    return words[:count].reshape(num_boxes, per_box).T, words[-1]
+    words = _draws.random_words(key, count + 1 if may_be_full else count)
+    return words[:count].reshape(num_boxes, per_box).T, words[-1] if may_be_full else None
 
 
 def place_each(
@@ -71,11 +71,19 @@ def each_box(starts: PerAxis, sides: PerAxis, grid: Sequence[int]) -> jax.Array:
     return functools.reduce(jnp.bitwise_and, reached)
 
 
-def token_left(part: TruePart, is_full: jax.Array, word: jax.Array) -> jax.Array:
-    """Picks one uniformly random token of the true part if a mask is full: bool[*grid]."""
+def union(
+    words: PerAxis, sides: PerAxis, grid: tuple[int, ...], last_word: jax.Array | None
+) -> jax.Array:
+    """Unites boxes placed in a grid; a last word is given if they can cover it: bool[*grid]."""
+    mask = jnp.any(place_each(words, sides, grid, grid), axis=0)
+    return mask if last_word is None else leave_one(mask, RealPart(grid, grid), last_word)
+
+
+def token_left(part: RealPart, is_full: jax.Array, word: jax.Array) -> jax.Array:
+    """Picks one uniformly random token of the real part if a mask is full: bool[*grid]."""
     return is_full & (part.place == _draws.below(word, part.tokens))
 
 
-def leave_one(mask: jax.Array, part: TruePart, word: jax.Array) -> jax.Array:
-    """Clears one uniformly random token of a mask that covers the true part."""
+def leave_one(mask: jax.Array, part: RealPart, word: jax.Array) -> jax.Array:
+    """Clears one uniformly random token of a mask that covers the real part."""
     return mask & ~token_left(part, jnp.all(mask | ~part.inside), word)

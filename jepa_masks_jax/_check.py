@@ -1,34 +1,61 @@
-"""Checks of static options: each returns the plain Python value or says what is wrong with it."""
+"""Checks of arguments: each returns a plain value, or says what is wrong with it.
+
+An option is static, and comes back as plain Python. What may be an array, traced or not, comes back
+as it is: its value cannot be checked, and the traced code clamps it.
+"""
 
 import math
+import numbers
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Grid = Sequence[int]
+Int = int | np.integer[Any]
+"""A Python or NumPy integer."""
+
+Real = float | Int | np.floating[Any]
+"""A Python or NumPy number."""
+
+Array = jax.Array | np.ndarray
+"""A JAX or NumPy array, traced or not."""
+
+Grid = Sequence[Int] | np.ndarray
 """The static shape of the tokens, such as `(height, width)`."""
 
-Range = Sequence[float]
+Range = Sequence[Real] | np.ndarray
 """A pair `(min, max)`."""
+
+Count = Int | Array
+"""An integer, or an integer array of shape (), traced or not."""
+
+CountOrRange = Count | Sequence[Int]
+"""A count, or a pair `(min, max)` of integers."""
+
+Within = Sequence[Count] | Array
+"""The real sides of one sample: an integer for each axis of the grid."""
 
 MAX_TOKENS = 2**24
 MAX_BLOCKS = 2**16
+INT32_MAX = 2**31 - 1
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array, traced or not, or an object that JAX takes for one."""
+    return isinstance(value, jax.Array | np.ndarray) or hasattr(value, "__jax_array__")
 
 
 def key(key: Any) -> jax.Array:
     """Returns one typed or legacy key."""
-    is_array = isinstance(key, jax.Array | np.ndarray)
-    dtype, shape = (key.dtype, key.shape) if is_array else (np.dtype(object), ())
+    dtype, shape = getattr(key, "dtype", np.dtype(object)), getattr(key, "shape", ())
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and (dtype != jnp.uint32 or shape == ()):
-        advice = "" if is_array else "; with flax.nnx pass what rngs() returns"
+        advice = "" if is_array(key) else "; with flax.nnx pass what rngs() returns"
         raise TypeError(
             "key must be a JAX PRNG key, as jax.random.key(0) makes; got "
-            f"{brief(key) if is_array else type(key).__name__}{advice}"
+            f"{brief(key) if is_array(key) else type(key).__name__}{advice}"
         )
     if len(shape) != (0 if typed else 1):
         raise ValueError(
@@ -54,22 +81,23 @@ def refuse_tracer(name: str, value: Any, instead: str = "") -> None:
         raise TypeError(f"{name} is traced; close over it or make it static{instead}")
 
 
-def whole(name: str, value: Any, low: float = 1, high: int | None = None) -> int:
-    """Returns a whole number in `[low, high]`."""
+def integer(name: str, value: Any, low: float = 1, high: int | None = None) -> int:
+    """Returns an integer in `[low, high]`."""
     refuse_tracer(name, value)
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        advice = "; use round()" if isinstance(value, Real) and not isinstance(value, bool) else ""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        advice = "; use round()" if is_real else ""
         raise TypeError(f"{name} must be an integer, got {value!r}{advice}")
-    integer = int(value)
-    if integer < low or (high is not None and integer > high):
+    plain = int(value)
+    if plain < low or (high is not None and plain > high):
         accepted = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be {accepted}, got {integer}")
-    return integer
+        raise ValueError(f"{name} must be {accepted}, got {plain}")
+    return plain
 
 
 def block_count(name: str, value: Any) -> int:
     """Returns a count of blocks."""
-    return whole(name, value, 1, MAX_BLOCKS)
+    return integer(name, value, 1, MAX_BLOCKS)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -94,7 +122,7 @@ def choice(name: str, value: Any, choices: tuple[str, ...], renamed: dict[str, s
 def real(name: str, value: Any, instead: str = _SWITCH) -> float:
     """Returns a finite real number."""
     refuse_tracer(name, value, instead)
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         advice = "; use float()" if getattr(value, "shape", None) == () else ""
         raise TypeError(f"{name} must be a number, got {value!r}{advice}")
     try:
@@ -141,14 +169,76 @@ def real_range(name: str, value: Any, high: float | None = 1.0) -> tuple[float, 
     return low, top
 
 
+def has_no_meaning(name: str, value: Any, default: Any, where: str) -> None:
+    """Refuses an option where it has no meaning, unless it is the default."""
+    if value != default:
+        raise ValueError(f"{name} has no meaning {where} and must be {default}, got {value}")
+
+
 def count_range(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
-    """Returns an inclusive pair of whole numbers with `1 <= min <= max`."""
+    """Returns an inclusive pair of integers with `1 <= min <= max`."""
     pair = sequence(name, value, (2,), "a pair (min, max)")
-    low, top = (whole(f"{name}[{i}]", item, 1, high) for i, item in enumerate(pair))
+    low, top = (integer(f"{name}[{i}]", item, 1, high) for i, item in enumerate(pair))
     if low > top:
         raise ValueError(f"{name} must satisfy 1 <= min <= max, got {value!r}")
     return low, top
 
+
+def count(name: str, value: Any, low: float = 1, high: int | None = None) -> Any:
+    """Returns an int in `[low, high]`, or an integer array of shape () for `_counts.clamp`."""
+    if not is_array(value):
+        return integer(name, value, low, high)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} must be an integer, got {value.dtype}; use .astype(int)")
+    if value.shape:
+        raise ValueError(
+            f"{name} must be one integer, got shape {value.shape}; use jax.vmap for a batch"
+        )
+    return in_int32(value)
+
+
+def in_int32(value: Any) -> Any:
+    """Clamps an integer of the host into int32: JAX would drop the high bits in 32-bit mode."""
+    if not isinstance(value, int | np.ndarray):
+        return value
+    integers = np.asarray(value, object)  # NumPy cannot clip an int4.
+    # NumPy makes a scalar of an array of shape (), and a scalar would be static.
+    return np.asarray(np.clip(integers, -1, INT32_MAX), np.int32)
+
+
+def masked(mask_ratio: Any, num_masked: Any, tokens: int) -> tuple[Any, Any]:
+    """Reads how many of the tokens are masked, from a ratio or a count, each one or a pair.
+
+    Returns:
+        A pair of ratios, or None; and if it is None, a pair of counts or an array.
+    """
+    if (mask_ratio is None) == (num_masked is None):
+        raise TypeError(
+            "exactly one of mask_ratio and num_masked must be given, got "
+            f"{mask_ratio!r} and {num_masked!r}; if a preset has bound one, pass "
+            "mask_ratio=None or num_masked=None"
+        )
+    if isinstance(num_masked, tuple | list):
+        return None, count_range("num_masked", num_masked, tokens - 1)
+    if num_masked is not None:
+        num_masked = count("num_masked", num_masked, 1, tokens - 1)
+        return None, (num_masked, num_masked) if isinstance(num_masked, int) else num_masked
+    if not is_sequence(mask_ratio):
+        ratio = fraction("mask_ratio", mask_ratio, instead=_COUNT_INSTEAD)
+        return (ratio, ratio), None
+    pair = sequence("mask_ratio", mask_ratio, (2,), "a pair (min, max)")
+    low, high = (
+        fraction(f"mask_ratio[{i}]", ratio, instead=_COUNT_INSTEAD) for i, ratio in enumerate(pair)
+    )
+    if low > high:
+        raise ValueError(f"mask_ratio must satisfy min <= max, got {mask_ratio!r}")
+    return (low, high), None
+
+
+_COUNT_INSTEAD = (
+    ", or give num_masked=jnp.round(ratio * tokens).astype(int), which may be traced, and "
+    "mask_ratio=None if a preset has bound it"
+)
 
 _GRIDS = {
     1: "(length,)",
@@ -169,12 +259,33 @@ def grid(
     if isinstance(grid, jax.Array):
         raise TypeError(f"grid must be a tuple of Python ints, got {grid!r}")
     sides = sequence("grid", grid, ranks, "a tuple " + " or ".join(_GRIDS[rank] for rank in ranks))
-    sides = tuple(whole(f"grid[{i}]", side) for i, side in enumerate(sides))
+    sides = tuple(integer(f"grid[{i}]", side) for i, side in enumerate(sides))
     if not 2 <= math.prod(sides) <= MAX_TOKENS:
         raise ValueError(f"grid must have from 2 to {MAX_TOKENS} tokens, got {grid!r}")
     if whole_frames and math.prod(sides[-2:]) < 2:
         raise ValueError(f"grid must have at least two tokens in a frame, got {grid!r}")
     return sides
+
+
+def within(within: Any, grid: tuple[int, ...]) -> Any:
+    """Returns the real sides as an integer array or a tuple of such arrays, or None."""
+    if within is None:
+        return None
+    form = ", ".join(["int"] * len(grid)) + "," * (len(grid) == 1)
+    meaning = f"within must be ({form}), the real sides in the grid {grid}"
+    if isinstance(within, tuple | list):
+        within = tuple(
+            in_int32(count(f"within[{i}]", side, -math.inf)) for i, side in enumerate(within)
+        )
+        shape: tuple[int, ...] = (len(within),)
+    elif is_array(within) and jnp.issubdtype(within.dtype, jnp.integer):
+        within, shape = in_int32(within), within.shape
+    else:
+        raise TypeError(f"{meaning}, got {brief(within)}")
+    if shape != (len(grid),):
+        advice = "; use jax.vmap for a batch" if len(shape) > 1 else ""
+        raise ValueError(f"{meaning}, got shape {shape}{advice}")
+    return within
 
 
 def mask(name: str, mask: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Random words, and what is made of them: whole numbers, real numbers, entries of a table."""
+"""Random words, and what is made of them: integers, real numbers, entries of a table."""
 
 from typing import Any, NamedTuple
 
@@ -39,9 +39,10 @@ def between(words: jax.Array, minimum: Any, maximum: Any) -> jax.Array:
 
 
 class Uniform(NamedTuple):
-    """A real number that is uniform in whole steps of `1 / unit`: whole numbers throughout.
+    """A real number, uniform over the `steps` multiples of `1 / unit` from `first / unit` on.
 
-    The fields are ints, or int32[] if they depend on a traced size; in a plan, arrays of all sizes.
+    So it is an integer once it is counted in steps. The fields are ints, or int32[] if they depend
+    on a traced size; in a plan, arrays of all sizes.
     """
 
     first: Any
@@ -52,7 +53,7 @@ class Uniform(NamedTuple):
         """Samples the number, counted in steps: int32."""
         return self.first + below(words, self.steps)
 
-    def sample_whole(self, words: jax.Array) -> jax.Array:
+    def sample_floor(self, words: jax.Array) -> jax.Array:
         """Samples the number, rounded down: int32."""
         return lax.div(self.sample(words), jnp.int32(self.unit))
 
@@ -62,8 +63,8 @@ class Uniform(NamedTuple):
         return self.first + self.steps - (self.steps > 0)
 
     @property
-    def whole(self) -> tuple[Any, Any]:
-        """The minimum and the maximum of `sample_whole`."""
+    def floors(self) -> tuple[Any, Any]:
+        """The minimum and the maximum of `sample_floor`."""
         return self.first // self.unit, self.last // self.unit
 
 
@@ -73,11 +74,8 @@ def finest_unit(largest: Any) -> Any:
     return np.left_shift(1, _INT32_BITS - bits)
 
 
-def whole_uniform(low: Any, high: Any) -> Uniform:
-    """Returns the distribution over `[low, high)` of a number that is then rounded down.
-
-    Each end is a float or an array of floats.
-    """
+def uniform(low: Any, high: Any) -> Uniform:
+    """Returns the distribution over `[low, high)` in the finest steps, floats or arrays."""
     unit = finest_unit(np.floor(high))
     first, last = np.floor(low * unit), np.floor(high * unit)
     return Uniform(first, last - first, unit)

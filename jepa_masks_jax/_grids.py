@@ -6,7 +6,9 @@ from typing import Any
 from jepa_masks_jax import _check
 
 
-def image_grid(image_size: int | Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int]:
+def image_grid(
+    image_size: _check.Int | Sequence[_check.Int], patch_size: _check.Int | Sequence[_check.Int]
+) -> tuple[int, int]:
     """Returns the grid `(height, width)` of the patches of an image.
 
     Args:
@@ -34,8 +36,8 @@ def image_grid(image_size: int | Sequence[int], patch_size: int | Sequence[int])
 
 def video_grid(
     num_frames: int,
-    image_size: int | Sequence[int],
-    patch_size: int | Sequence[int],
+    image_size: _check.Int | Sequence[_check.Int],
+    patch_size: _check.Int | Sequence[_check.Int],
     tubelet_size: int = 2,
 ) -> tuple[int, int, int]:
     """Returns the grid `(frames, height, width)` of the tubelets of a video.
@@ -57,8 +59,8 @@ def video_grid(
         >>> video_grid(16, 224, 16)
         (8, 14, 14)
     """
-    clip = _check.whole("num_frames", num_frames)
-    tubelet = _check.whole("tubelet_size", tubelet_size)
+    clip = _check.integer("num_frames", num_frames)
+    tubelet = _check.integer("tubelet_size", tubelet_size)
     frames = _divide("num_frames", clip, "tubelet_size", tubelet)
     return frames, *image_grid(image_size, patch_size)
 
@@ -72,7 +74,7 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
     meaning = "an integer or a pair (height, width)"
     is_pair = _check.is_sequence(value)
     pair = _check.sequence(name, value, (2,), meaning) if is_pair else (value,) * 2
-    height, width = (_check.whole(name, side) for side in pair)
+    height, width = (_check.integer(name, side) for side in pair)
     return height, width
 
 

@@ -1,15 +1,14 @@
-"""The sides of blocks: which ones a setting can reach (plain Python), and sampling them (traced).
+"""The sides of blocks: planning them, listing them (both plain Python), sampling them (traced).
 
-A side is `round(sqrt(x))` of a real number `x`. It is found in whole numbers, so that the same
-words give the same side on every backend, from one identity: for a whole number `s` of at least 1
+A side is `round(sqrt(x))` of a real number `x`. It is found in integers, so that the same words
+give the same side on every backend, from one identity: for an integer `s` of at least 1
 
     round(sqrt(x)) >= s    exactly if    4 * x >= (2 * s - 1) ** 2
 
-since `round(y) >= s` says `y >= s - 1/2`. If both are equal, `y` is halfway between two whole
-numbers: half away from zero goes up to `s`, half to even goes up only if `s` is even.
+since `round(y) >= s` says `y >= s - 1/2`. If both are equal, `y` is halfway between two integers:
+half away from zero goes up to `s`, half to even goes up only if `s` is even.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -25,32 +24,37 @@ from jepa_masks_jax._draws import Uniform
 
 _INT32_BITS = 31
 
-_COARSEST = 64
-"""Steps of an aspect ratio are at most 1/64 of it. An option that needs coarser ones is refused."""
-
-_DECIMAL = 1000
-"""An aspect ratio has a multiple of 1000 steps to one if they fit: 0.8 is then exactly 4/5, and
-`sqrt(5 / 0.8)` the tie that it is."""
+_SMALLEST_ASPECT = 64
+"""An aspect ratio has at least so many steps. An option that leaves room for fewer is refused."""
 
 JEPA_ASPECT_RATIO = (0.75, 1.5)
 """The aspect ratios of the blocks of all published I-JEPA and V-JEPA runs."""
 
 
+def check_aspect_ratio(name: str, value: Any, rank: int) -> tuple[float, float] | None:
+    """Returns the aspect ratio of I-JEPA's and V-JEPA's blocks, None on a sequence."""
+    ends = _check.real_range(name, value, high=None)
+    if rank > 1:
+        return ends
+    _check.has_no_meaning(name, ends, JEPA_ASPECT_RATIO, "on a sequence")
+    return None
+
+
 def aspect_unit(
     name: str, aspect_ratio: tuple[float, float], largest: Any, per_token: float
 ) -> Any:
-    """Returns the steps to one of an aspect ratio, for blocks of up to `largest` tokens.
+    """Returns the finest unit of an aspect ratio, for blocks of up to `largest` tokens.
 
-    They are the finest with `largest * per_token` of them within int32. `largest` is an int or
-    an array, and so is the result.
+    It is the largest integer of which `largest * per_token` times is within int32. `largest` is an
+    int or an array, and so is the result.
 
     Raises:
-        ValueError: naming the option `name`, if they would be too coarse.
+        ValueError: naming the option `name`, if the smallest aspect ratio has too few steps.
     """
     low, high = aspect_ratio
     unit = np.floor_divide(2.0**_INT32_BITS, per_token * np.maximum(largest, 1) + 1).astype(int)
-    if np.any(unit * min(low, 1) < _COARSEST):
-        coarsest = np.ceil(_COARSEST / min(low, 1))  # Infinite for the smallest floats.
+    if np.any(unit * min(low, 1) < _SMALLEST_ASPECT):
+        coarsest = np.ceil(_SMALLEST_ASPECT / min(low, 1))  # Infinite for the smallest floats.
         limit = max(int((2**_INT32_BITS / coarsest - 1) / per_token), 0)
         raise ValueError(
             f"{name} from {low:g} to {high:g} leaves 32-bit arithmetic room for blocks of up to "
@@ -59,45 +63,24 @@ def aspect_unit(
     return unit
 
 
-class AspectRatio(NamedTuple):
-    """An aspect ratio as given, and as the decimal fractions that its digits say."""
-
-    ends: tuple[float, float]
-    exact: tuple[tuple[int, int], tuple[int, int]]
-
-
-def read_aspect_ratio(ends: tuple[float, float]) -> AspectRatio:
-    """Reads the digits, once for the plans of all sizes."""
-    low, high = (Fraction(str(end)).as_integer_ratio() for end in ends)
-    return AspectRatio(ends, (low, high))
-
-
-def check_aspect_ratio(name: str, value: Any, rank: int) -> AspectRatio | None:
-    """Returns the aspect ratio of I-JEPA's and V-JEPA's blocks, None on a sequence."""
-    ends = _check.real_range(name, value, high=None)
-    if rank > 1:
-        return read_aspect_ratio(ends)
-    if ends != JEPA_ASPECT_RATIO:
-        raise ValueError(
-            f"{name} has no meaning on a sequence and must be {JEPA_ASPECT_RATIO}, got {ends}"
-        )
-    return None
-
-
-def aspects(name: str, aspect_ratio: AspectRatio, largest: Any) -> Uniform:
+def aspects(name: str, aspect_ratio: tuple[float, float], largest: Any) -> Uniform:
     """Returns the distribution of an aspect ratio for blocks of up to `largest` tokens.
 
-    `4 * count * aspect` and `4 * count / aspect` stay within int32. If both ends are the same it is
-    exact, if its digits fit. The finer of two grains that fit wins. `high / low` is not needed for
-    int32: it is part of what the digests hold.
+    `4 * count * aspect` and `4 * count / aspect` stay within int32. The unit is a multiple of 1000
+    if one fits. A single aspect ratio is exact if its denominator as a decimal fraction fits: 0.8
+    is then 4/5, and `sqrt(5 / 0.8)` is halfway between two integers, as its digits say.
     """
-    low, high = aspect_ratio.ends
-    unit = aspect_unit(name, aspect_ratio.ends, largest, 4 * max(high, high / low, 1))
-    (low_over, low_under), (high_over, high_under) = aspect_ratio.exact
+    low, high = aspect_ratio
+    # The digests hold `high / low`, which int32 does not need.
+    finest = aspect_unit(name, aspect_ratio, largest, 4 * max(high, high / low, 1))
+    (low_over, low_under), (high_over, high_under) = (
+        Fraction(str(end)).as_integer_ratio() for end in aspect_ratio
+    )
+    factors = [low_under, math.lcm(1000, low_under)] if low == high else [1000]
     # Python's own integers, because products with the digits may exceed 64 bits.
-    finest = unit = np.asarray(unit).astype(object)
-    for grain in [low_under, math.lcm(_DECIMAL, low_under)] if low == high else [_DECIMAL]:
-        unit = np.where(finest >= grain, finest - finest % grain, unit)
+    finest = unit = np.asarray(finest).astype(object)
+    for factor in factors:
+        unit = np.where(finest >= factor, finest - finest % factor, unit)
     first, last = low_over * unit // low_under, high_over * unit // high_under
     return Uniform(first, last - first, unit)
 
@@ -122,7 +105,7 @@ class JepaBlocks(NamedTuple):
 
 
 def jepa_blocks(
-    tokens: Any, name: str, scale: tuple[float, float], aspect_ratio: AspectRatio | None
+    tokens: Any, name: str, scale: tuple[float, float], aspect_ratio: tuple[float, float] | None
 ) -> JepaBlocks:
     """Plans the blocks of I-JEPA and V-JEPA for a grid or a frame of so many tokens.
 
@@ -132,20 +115,10 @@ def jepa_blocks(
         scale: `(min, max)` of a block's fraction of the tokens.
         aspect_ratio: None on a sequence.
     """
-    low, high = scale
-    counts = _draws.whole_uniform(tokens * low, tokens * high)
+    counts = _draws.uniform(*(tokens * end for end in scale))
     if aspect_ratio is None:
         return JepaBlocks(counts, None)
-    return JepaBlocks(counts, aspects(name, aspect_ratio, counts.whole[1]))
-
-
-def squares(tokens: Any, scale: tuple[float, float], *, on_sequence: bool) -> JepaBlocks:
-    """Plans blocks of aspect ratio 1, or on a sequence of its one side."""
-    low, high = scale
-    return JepaBlocks(
-        _draws.whole_uniform(tokens * low, tokens * high),
-        None if on_sequence else Uniform(1, 0, 1),
-    )
+    return JepaBlocks(counts, aspects(name, aspect_ratio, counts.floors[1]))
 
 
 def sample_jepa_sides(
@@ -165,7 +138,7 @@ def sample_jepa_sides(
         room: the sides of the grid or the frame.
         keep_area: whether a side extends if the other does not fit, on a room that is not square.
     """
-    count = blocks.counts.sample_whole(count_word)
+    count = blocks.counts.sample_floor(count_word)
     if blocks.aspects is None:
         return (count,)
     sides = traced_sides(count, blocks.aspects.sample(aspect_word), blocks.aspects.unit)
@@ -184,37 +157,30 @@ def _keep_area(count: Any, sides: Any, room: Sequence[Any], where: Callable[...,
     return where(fits[1], sides[0], extended[1]), where(fits[0], sides[1], extended[0])
 
 
-@functools.lru_cache(maxsize=1024)
-def reached_sides(
-    blocks: JepaBlocks, room: tuple[int, ...], *, keep_area: bool, smallest: bool = False
-) -> tuple[tuple[int, ...], ...]:
-    """Lists sides that `sample_jepa_sides` reaches, as `place_each` cuts them to the room.
+def all_sides(
+    count: int, aspects: Uniform | None, room: Sequence[int], *, keep_area: bool
+) -> list[tuple[int, ...]]:
+    """Lists the sides of blocks of so many tokens, as `place_each` cuts them to the room.
 
-    They are those of the maximum count, for every height the widest, and no block is larger: at the
-    same aspect ratio a larger count is at least as high and as wide. Likewise no block is smaller
-    than the `smallest`: those of the minimum count, for every height the narrowest.
-    The result is cached for eager calls.
+    Blocks of the largest count are the largest, and those of the smallest count the smallest: at
+    the same aspect ratio a larger count is at least as high and as wide.
     """
-    count = blocks.counts.whole[not smallest]
-    if blocks.aspects is None:
-        return ((min(max(count, 1), room[0]),),)
-    first, last, unit = blocks.aspects.first, blocks.aspects.last, blocks.aspects.unit
     if count == 0:
-        return ((1, 1),)
-    reached = []
-    lowest, highest = (rounded_sqrt(4 * count * a, unit, half_even=True) for a in (first, last))
-    for height in range(lowest, highest + 1):
-        # The aspect ratios that make it as high are the steps from one bound to the next.
-        start, stop = (-(-_minimum_four_x(h, unit) // (4 * count)) for h in (height, height + 1))
-        start, stop = max(start, first), min(stop - 1, last)
-        if start > stop:
-            continue
-        width = rounded_sqrt(4 * count * unit, stop if smallest else start, half_even=True)
-        sides: tuple[int, ...] = (height, width)
-        if keep_area:
-            sides = tuple(map(int, _keep_area(count, sides, room, np.where)))
-        reached.append(tuple(min(max(s, 1), length) for s, length in zip(sides, room, strict=True)))
-    return tuple(reached)
+        return [(1,) * len(room)]
+    if aspects is None:
+        return [(min(count, room[0]),)]
+    found, aspect = [], aspects.first
+    while aspect <= aspects.last:
+        height = rounded_sqrt(4 * count * aspect, aspects.unit, half_even=True)
+        width = rounded_sqrt(4 * count * aspects.unit, aspect, half_even=True)
+        sides = _keep_area(count, (height, width), room, np.where) if keep_area else (height, width)
+        cut = zip(map(int, sides), room, strict=True)
+        found.append(tuple(min(max(side, 1), length) for side, length in cut))
+        # As the aspect ratio rises, the block gets higher or narrower, one token at a time.
+        higher = -(-_minimum_four_x(height + 1, aspects.unit) // (4 * count))
+        narrower = (4 * count * aspects.unit - width % 2) // (2 * width - 1) ** 2 + 1
+        aspect = min(higher, narrower) if width else higher
+    return found
 
 
 def traced_sides(
@@ -246,16 +212,17 @@ def traced_rounded_sqrt(
 ) -> jax.Array:
     """Returns `round(sqrt(x / divisor))` of int32, at most 2**30 after the division.
 
-    The float floor can be one off only next to a whole number, and the test in whole numbers gives
-    that number from both.
+    The float floor can be one off only next to an integer, and the test in integers gives that
+    integer from both.
     """
     floor = (jnp.sqrt(lax.div(four_x, divisor).astype(jnp.float32)) / 2).astype(jnp.int32)
     up = floor + 1
     if half_even:
-        four_x = four_x - up % 2  # A tie must not reach an odd side.
+        # Half to even goes up to an odd side only from above the tie, by at least 1 in `4 * x`.
+        four_x = four_x - up % 2
     return floor + ((2 * up - 1) ** 2 <= lax.div(four_x, divisor)).astype(jnp.int32)
 
 
 def _minimum_four_x(side: int, divisor: int) -> int:
-    """Returns the minimum whole `4 * x` for which `round(sqrt(x / divisor))` is `side`."""
+    """Returns the minimum integer `4 * x` for which `round(sqrt(x / divisor))` is `side`."""
     return (2 * side - 1) ** 2 * divisor + side % 2 if side > 0 else 0

@@ -63,7 +63,7 @@ class MaskSpec:
     def __post_init__(self) -> None:
         for name in ("context_indices", "target_indices"):
             object.__setattr__(self, name, _indices(name, getattr(self, name)))
-        tokens = _check.whole("total_tokens", self.total_tokens, 1, 2**31 - 1)
+        tokens = _check.integer("total_tokens", self.total_tokens, 1, 2**31 - 1)
         object.__setattr__(self, "total_tokens", tokens)
 
     def validate(self) -> None:
@@ -112,7 +112,7 @@ class MaskSpec:
         """
         if not _check.is_sequence(grid):
             raise TypeError(f"grid must be the sides of a grid, got {grid!r}")
-        shape = tuple(_check.whole(f"grid[{i}]", side) for i, side in enumerate(grid))
+        shape = tuple(_check.integer(f"grid[{i}]", side) for i, side in enumerate(grid))
         if math.prod(shape) != self.total_tokens:
             raise ValueError(f"grid must have {self.total_tokens} tokens, got {grid!r}")
         self.validate()
@@ -159,7 +159,7 @@ def to_mask_spec(mask: Any) -> MaskSpec:
 
     Args:
         mask: bool[*grid], a NumPy or JAX array of any rank from 1. If a sample is smaller than the
-            grid, crop it to the true part first: the complement holds padding.
+            grid, crop it to the real part first: the complement holds padding.
 
     Returns:
         MaskSpec, with ascending indices.
@@ -175,7 +175,7 @@ def to_mask_spec(mask: Any) -> MaskSpec:
         >>> spec.target_indices.tolist(), spec.context_indices.tolist()
         ([0], [1, 2, 3])
 
-        A sample of 1x2 true tokens in a grid of 2x2:
+        A sample of 1x2 real tokens in a grid of 2x2:
 
         >>> to_mask_spec(np.array([[True, False], [False, False]])[:1, :2]).context_indices.tolist()
         [1]

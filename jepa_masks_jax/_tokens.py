@@ -1,10 +1,7 @@
-"""From masks to tokens inside `jit`: exact counts, static index lists, gathering."""
+"""From masks to tokens inside `jit`: static index lists, taking tokens, putting them back."""
 
 import cmath
-import dataclasses
-import functools
 import numbers
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,134 +10,15 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
-from jepa_masks_jax import _check, _counts, _draws, _exports, _subsets, _tracing
-
-_FARTHEST = 2**30
-"""A distance beyond every grid. The square of a side can be added to it in int32."""
-
-_LONGEST_AT_ONCE = 32
-"""The longest side for which XLA never holds all pairs of places in a CPU's memory."""
+from jepa_masks_jax import _check, _subsets, _tracing
+from jepa_masks_jax._types import TokenIndices
 
 
-@_exports.storable
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("indices", "valid"),
-    meta_fields=("num_tokens",),
-)
-@dataclasses.dataclass(frozen=True, eq=False)
-class TokenIndices:
-    """An index list: the tokens of a mask, padded to a static length.
-
-    ```
-    mask -> token_indices -> take_tokens -> network -> put_tokens
-            list K tokens    [N, D] -> [K, D]          [K, D] -> [N, D]
-    ```
-
-    Unpacks as `indices, valid`. After `jax.vmap` the fields have a leading batch axis, such as
-    `indices: int32[B, size]`, and `num_tokens` is still one int.
-    """
-
-    indices: jax.Array
-    """int32[size], ascending in row-major order; padding entries equal `num_tokens`"""
-    valid: jax.Array
-    """bool[size], False at the padding"""
-    num_tokens: int
-    """the token count of the mask's grid, static"""
-
-    def __iter__(self) -> Iterator[jax.Array]:
-        return iter((self.indices, self.valid))
-
-
-def clip_count(
-    key: jax.Array,
-    mask: jax.Array,
-    *,
-    exactly: _counts.Count | None = None,
-    minimum: _counts.Count = 0,
-    maximum: _counts.Count | None = None,
-    among: jax.Array | None = None,
-) -> jax.Array:
-    """Adds or removes random tokens, so that the count of True tokens is exact or within bounds.
-
-        count > maximum    remove random tokens of the mask
-        count < minimum    add random tokens of `among`, until none are left
-        otherwise          return the mask unchanged
-
-    Every subset of the right size is equally likely to be removed or added.
-
-    Args:
-        key: a single PRNG key.
-        mask: bool[*grid] with one axis or more. One mask: a batch would be read as a grid.
-        exactly: both bounds at once, from 0 to all tokens; excludes `minimum` and `maximum`.
-        minimum: minimum of True tokens, from 0 to `maximum`.
-        maximum: maximum of True tokens, from 0 to all tokens; all tokens if None. Each bound may be
-            an integer array of shape (), traced or not, and so follow a schedule: it is clamped
-            into `[0, tokens]`, and if `maximum < minimum`, `maximum` applies.
-        among: bool[*grid], the tokens that may be added; any if None. For a context give
-            `~targets.any(0)`, otherwise target tokens may be added. For samples of different sizes
-            give `inside(grid, within)`; otherwise padding may be added.
-
-    Returns:
-        bool[*grid].
-
-    Raises:
-        TypeError: if `key` is not a key, a mask is not boolean, a bound is not an integer, or
-            `exactly` is given with another bound.
-        ValueError: if a bound is out of its range, or if the shapes differ.
-
-    Example:
-        >>> import jepa_masks_jax as jm
-        >>> mask_key, clip_key = jax.random.split(jax.random.key(0))
-        >>> context, targets = jm.ijepa_masks(mask_key, (14, 14))
-        >>> context = jm.clip_count(clip_key, context, exactly=64, among=~targets.any(0))
-        >>> int(context.sum())
-        64
-
-        A context, a target and tokens in neither: 60 random tokens, then 80 of the others.
-
-        >>> nothing = jnp.zeros((14, 14), bool)
-        >>> context = jm.clip_count(mask_key, nothing, exactly=60)
-        >>> target = jm.clip_count(clip_key, nothing, exactly=80, among=~context)
-        >>> int(context.sum()), int(target.sum()), bool((context & target).any())
-        (60, 80, False)
-    """
-    key, mask = _check.key(key), _check.mask("mask", mask)
-    if exactly is not None:
-        if maximum is not None or not (isinstance(minimum, int) and minimum == 0):
-            raise TypeError("exactly must not be given together with minimum or maximum")
-        minimum = maximum = _counts.check("exactly", exactly, 0, mask.size)
-    if maximum is None:
-        maximum = mask.size
-    maximum = _counts.check("maximum", maximum, 0, mask.size)
-    minimum = _counts.check("minimum", minimum, 0, mask.size)
-    if isinstance(minimum, int) and isinstance(maximum, int) and minimum > maximum:
-        raise ValueError(f"minimum must be at most maximum, got {minimum} and {maximum}")
-    return _clip_count(key, mask, _check.among(among, mask.shape), minimum, maximum)
-
-
-@_tracing.jit
-def _clip_count(
-    key: jax.Array, mask: jax.Array, among: jax.Array | None, minimum: Any, maximum: Any
-) -> jax.Array:
-    minimum, maximum = (
-        _counts.clamp(jnp.asarray(bound), 0, mask.size) for bound in (minimum, maximum)
-    )
-    chosen = mask.reshape(-1)
-    others = ~chosen if among is None else among.reshape(-1) & ~chosen
-    count = jnp.sum(chosen, dtype=jnp.int32)
-    too_many = count > maximum
-    pool = jnp.where(too_many, chosen, others)
-    most_added = jnp.minimum(jnp.sum(others, dtype=jnp.int32), maximum - count)
-    added = jnp.maximum(jnp.minimum(minimum - count, most_added), 0)
-    picked = _subsets.random_subset(
-        _draws.random_words(key, mask.size), pool, jnp.where(too_many, maximum, added)
-    )
-    return jnp.where(too_many, picked, chosen | picked).reshape(mask.shape)
-
-
-def token_indices(mask: jax.Array, *, size: int, key: jax.Array | None = None) -> TokenIndices:
+def token_indices(
+    mask: _check.Array, *, size: _check.Int, key: _check.Array | None = None
+) -> TokenIndices:
     """Lists a mask's tokens in an index list of static length.
 
     ```
@@ -151,7 +29,7 @@ def token_indices(mask: jax.Array, *, size: int, key: jax.Array | None = None) -
     If the mask has more than `size` tokens and `key` is given, a random subset of `size` tokens is
     kept, every subset with equal probability: the result is
     `token_indices(clip_count(key, mask, maximum=size), size=size)` to the bit. Without `key`,
-    tokens beyond the first `size` in raster order are dropped.
+    tokens beyond the first `size` in row-major order are dropped.
 
     For a batch, every mask needs its own key:
     `jax.vmap(lambda mask, key: token_indices(mask, size=64, key=key))(masks, keys)`. If all masks
@@ -185,14 +63,14 @@ def token_indices(mask: jax.Array, *, size: int, key: jax.Array | None = None) -
         ([1, 2, 4, 8], [True, True, True, False])
     """
     mask = _check.mask("mask", mask)
-    size = _check.whole("size", size, 1, mask.size)
+    size = _check.integer("size", size, 1, mask.size)
     return _token_indices(mask, size, None if key is None else _check.key(key))
 
 
 @_tracing.jit
 def _token_indices(mask: jax.Array, size: int, key: jax.Array | None) -> TokenIndices:
     if key is not None:
-        mask = _clip_count(key, mask, None, 0, size)
+        mask = _subsets.clip(key, mask, None, 0, size)
     indices = lax.platform_dependent(
         mask.reshape(-1),
         tpu=lambda flat: _sorted_indices(flat)[:size],
@@ -222,10 +100,10 @@ def _inverse(places: jax.Array, size: int) -> jax.Array:
     return found.at[places].set(entries, mode="promise_in_bounds")[:size]
 
 
-def take_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
+def take_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
     """Gathers one sample's tokens by an index list.
 
-    `TokenIndices` shows the whole chain. For a batch: `jax.vmap(take_tokens)(tokens, indices)`. If
+    For a batch: `jax.vmap(take_tokens)(tokens, indices)`. If
     several lists share the tokens, such as positions or the targets of one sample:
     `jax.vmap(take_tokens, in_axes=(None, 0))(positions, indices)`.
 
@@ -262,18 +140,18 @@ def take_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> j
         "tokens have a row for each token of the mask: drop a class token, reshape a map [H, W, D] "
         "to [H * W, D], and use jax.vmap for a batch of masks",
     )
-    return _take_tokens(tokens, indices, _number_bytes(fill, tokens))
+    return _take_tokens(tokens, indices, _static_number(fill, tokens))
 
 
 @_tracing.jit
-def _take_tokens(tokens: jax.Array, indices: TokenIndices, fill: bytes) -> jax.Array:
+def _take_tokens(tokens: Any, indices: TokenIndices, fill: bytes | None) -> jax.Array:
     return _rows_or_fill(jnp.asarray(tokens), _places(indices), fill)
 
 
-def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
+def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
     """Puts tokens back where `take_tokens` took them from.
 
-    `TokenIndices` shows the whole chain. For a batch, with one mask token for all:
+    For a batch, with one mask token for all:
     `jax.vmap(lambda tokens, indices: put_tokens(tokens, indices, fill=mask_token))(tokens,
     indices)`.
 
@@ -305,14 +183,14 @@ def put_tokens(tokens: jax.Array, indices: TokenIndices, *, fill: Any = 0) -> ja
         indices.indices.shape[0],
         "tokens have a row for each entry of the index list; use jax.vmap for a batch",
     )
-    if _is_array(fill):
+    if _check.is_array(fill):
         _check_fill_array(fill, tokens)
         return _put_tokens(tokens, indices, fill)
-    return _put_tokens(tokens, indices, _number_bytes(fill, tokens))
+    return _put_tokens(tokens, indices, _static_number(fill, tokens))
 
 
 @_tracing.jit
-def _put_tokens(tokens: jax.Array, indices: TokenIndices, fill: Any) -> jax.Array:
+def _put_tokens(tokens: Any, indices: TokenIndices, fill: Any) -> jax.Array:
     rows = _inverse(_places(indices), indices.num_tokens)
     return _rows_or_fill(jnp.asarray(tokens), rows, fill)
 
@@ -329,7 +207,9 @@ def _rows_or_fill(tokens: jax.Array, rows: jax.Array, fill: Any) -> jax.Array:
     gathered = tokens.at[..., jnp.minimum(rows, last), :].get(
         mode="promise_in_bounds", out_sharding=_explicit_sharding(tokens, rows)
     )
-    if isinstance(fill, bytes):
+    if fill is None:
+        fill = jnp.zeros((), tokens.dtype)
+    elif isinstance(fill, bytes):
         fill = np.frombuffer(fill, tokens.dtype)[0]
     else:
         fill = jnp.asarray(fill).astype(tokens.dtype)
@@ -370,13 +250,13 @@ def _check_indices(indices: TokenIndices) -> None:
 
 
 def _check_tokens(tokens: Any, rows: int, advice: str) -> None:
-    if not _is_array(tokens):
+    if not _check.is_array(tokens):
         raise TypeError(f"tokens must be an array of shape [..., {rows}, D], got {tokens!r}")
     if len(tokens.shape) < 2 or tokens.shape[-2] != rows:
         raise ValueError(f"tokens must have shape [..., {rows}, D], got {tokens.shape}; {advice}")
 
 
-def _check_fill_array(fill: Any, tokens: jax.Array) -> None:
+def _check_fill_array(fill: Any, tokens: Any) -> None:
     if jnp.issubdtype(fill.dtype, np.complexfloating):
         _refuse_real(tokens.dtype, fill)
     shape, depth = fill.shape, tokens.shape[-1]
@@ -391,96 +271,44 @@ def _refuse_real(dtype: Any, fill: Any) -> None:
         raise TypeError(f"fill must be real for {dtype} tokens, got {_check.brief(fill)}")
 
 
-def _number_bytes(fill: Any, tokens: jax.Array) -> bytes:
-    """Returns a number as its bytes in the tokens' dtype.
+def _static_number(fill: Any, tokens: Any) -> bytes | None:
+    """Returns a number as its bytes in the tokens' dtype, and None for 0, the zero of any dtype.
 
-    As a static argument they are equal for two NaNs, and differ for 0.0 and -0.0.
+    As a static argument, bytes are equal for two NaNs, and differ for 0.0 and -0.0.
     """
     _check.refuse_tracer("fill", fill)
-    if not isinstance(fill, numbers.Complex | np.generic):
+    is_number = isinstance(fill, numbers.Complex) or (
+        isinstance(fill, np.generic) and not isinstance(fill, np.flexible)
+    )
+    if not is_number:
         raise TypeError(f"fill must be a number, got {_check.brief(fill)}")
     if isinstance(fill, complex | np.complexfloating):
         _refuse_real(tokens.dtype, fill)
     dtype = jnp.result_type(tokens)  # NumPy's 64 bits may be 32 inside jit.
-    is_complex, is_float = (jnp.issubdtype(dtype, of) for of in (np.complexfloating, np.floating))
-    kind = complex if is_complex else float if is_float else int
-    try:
-        value = kind(fill)  # type: ignore[arg-type]
-        with np.errstate(over="ignore"):
-            held = np.asarray(value).astype(dtype)
-        if kind is int:
-            is_held = int(held) == fill
-        else:  # Rounding is fine, but not to infinity or from it to NaN.
-            is_held = all(of(kind(held)) == of(value) for of in (cmath.isinf, cmath.isnan))
-    except (OverflowError, ValueError):  # float(10**400), int(nan)
-        is_held = False
-    if not is_held:
+    if isinstance(fill, int) and fill == 0:
+        return None
+    held = _as_held(fill, dtype)
+    if held is None:
         raise ValueError(f"fill must be a number that {dtype} tokens can hold, got {fill!r}")
     return held.tobytes()
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray) or hasattr(value, "__jax_array__")
-
-
-def squared_distance(mask: jax.Array) -> jax.Array:
-    """Measures every token's squared distance to the nearest True one, in whole token units.
-
-    V-JEPA 2.1 weights the loss on its context tokens by one over the root of the distance:
-    `jnp.maximum(squared_distance(target), 1).astype(jnp.float32) ** -0.25`. The distance is 0 at
-    the targets: it is clipped at 1 to avoid infinite weights there.
-
-    Args:
-        mask: bool[*grid], of any rank from 1.
-
-    Returns:
-        int32[*grid], 0 at the True tokens; `2**30` everywhere if there is none.
-
-    Raises:
-        TypeError: if `mask` is not a boolean array.
-        ValueError: if `mask` has no axis or the diagonal of the grid reaches 2**15 tokens.
-
-    Example:
-        >>> squared_distance(jnp.array([[True, False, False], [False, False, False]])).tolist()
-        [[0, 1, 4], [1, 2, 5]]
-    """
-    mask = _check.mask("mask", mask)
-    if sum((side - 1) ** 2 for side in mask.shape) >= _FARTHEST:
-        raise ValueError(f"mask must have a diagonal of less than 2**15 tokens, got {mask.shape}")
-    return _squared_distance(mask)
-
-
-@_tracing.jit
-def _squared_distance(mask: jax.Array) -> jax.Array:
-    nearest = jnp.where(mask, 0, jnp.int32(_FARTHEST))
-    for axis, side in enumerate(mask.shape):
-        at_once = functools.partial(_nearest_along, axis=axis)
-        if side > _LONGEST_AT_ONCE:
-            by_place = functools.partial(_nearest_along_by_place, axis=axis)
-            nearest = lax.platform_dependent(nearest, cpu=by_place, default=at_once)
-        else:
-            nearest = at_once(nearest)
-        nearest = jnp.minimum(nearest, _FARTHEST)
-    return nearest
-
-
-def _nearest_along(nearest: jax.Array, axis: int) -> jax.Array:
-    """Takes in the squared distances along one axis, all pairs of its places at once."""
-    side = nearest.shape[axis]
-    at = lax.iota(jnp.int32, side)
-    apart = ((at[:, None] - at[None]) ** 2).reshape(*[1] * (nearest.ndim - 1), side, side)
-    lines = jnp.moveaxis(nearest, axis, -1)
-    return jnp.moveaxis(jnp.min(lines[..., None, :] + apart, axis=-1), -1, axis)
-
-
-def _nearest_along_by_place(nearest: jax.Array, axis: int) -> jax.Array:
-    """Gives what `_nearest_along` gives, in the memory of one array of the mask's shape."""
-    side = nearest.shape[axis]
-    shape = [side if i == axis else 1 for i in range(nearest.ndim)]
-    at = lax.broadcasted_iota(jnp.int32, shape, axis)
-
-    def take_in(found: jax.Array, place: jax.Array) -> tuple[jax.Array, None]:
-        there = lax.dynamic_index_in_dim(nearest, place, axis)
-        return jnp.minimum(found, there + (at - place) ** 2), None
-
-    return lax.scan(take_in, nearest, lax.iota(jnp.int32, side))[0]
+def _as_held(fill: Any, dtype: Any) -> np.ndarray | None:
+    """Returns a number in a dtype, or None if the dtype cannot hold it."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return None
+    is_complex, is_float = (jnp.issubdtype(dtype, of) for of in (np.complexfloating, np.floating))
+    kind = complex if is_complex else float if is_float else int
+    try:
+        value = kind(fill)
+        with np.errstate(over="ignore"):
+            held = np.asarray(value).astype(dtype)
+        if kind is int:
+            return held if int(held) == fill else None
+    except (OverflowError, ValueError):  # float(10**400), int(nan)
+        return None
+    # Rounding is fine, but not to infinity, from it to NaN, or down to the largest number.
+    limits = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    too_large = is_float and abs(value) > float(limits.max) * (1 + float(limits.eps) / 4)
+    is_rounded = all(of(kind(held)) == of(value) for of in (cmath.isinf, cmath.isnan))
+    return held if is_rounded and (cmath.isinf(value) or not too_large) else None

@@ -1,4 +1,4 @@
-"""What JAX asks of traced code: one way to jit, and constants that vary over a mesh."""
+"""What JAX asks of traced code: one way to jit, plans made while tracing, shardings that agree."""
 
 import functools
 from collections.abc import Callable
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
+from jepa_masks_jax import _check
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -18,37 +20,49 @@ def jit(function: Function) -> Function:
     A static argument is hashable. An argument is an array if it is a pytree of nothing but arrays.
     """
 
-    def call(static: tuple[Any, ...], arrays: tuple[Any, ...]) -> Any:
-        return function(*(s if a is None else a for s, a in zip(static, arrays, strict=True)))
-
-    call.__name__ = function.__name__
-    jitted = jax.jit(call, static_argnums=0)
+    @functools.cache
+    def jitted(static: tuple[int, ...]) -> Callable[..., Any]:
+        return jax.jit(function, static_argnums=static)
 
     @functools.wraps(function)
-    def with_any_arguments(*args: Any) -> Any:
-        # Objects that JAX takes for arrays would be static, and their values with them.
-        args = tuple(jnp.asarray(a) if hasattr(a, "__jax_array__") else a for a in args)
-        is_array = [_is_array(arg) for arg in args]
-        static = tuple(None if traced else arg for arg, traced in zip(args, is_array, strict=True))
-        arrays = tuple(arg if traced else None for arg, traced in zip(args, is_array, strict=True))
-        return jitted(static, arrays)
+    def call(*args: Any) -> Any:
+        args = tuple(jnp.asarray(arg) if hasattr(arg, "__jax_array__") else arg for arg in args)
+        return jitted(tuple(i for i, arg in enumerate(args) if not _holds_arrays(arg)))(*args)
 
-    return with_any_arguments  # type: ignore[return-value]
+    return call  # type: ignore[return-value]
 
 
-def _is_array(arg: Any) -> bool:
+def _holds_arrays(arg: Any) -> bool:
     leaves = jax.tree.leaves(arg)
-    return bool(leaves) and all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)
+    return bool(leaves) and all(map(_check.is_array, leaves))
 
 
-def vary_as(words: jax.Array, constant: Any) -> jax.Array:
-    """Returns a constant that varies over the devices of a mesh as the words do.
+def planned(plan: Callable[..., Any], size: Any, *options: Any, largest: int = 0) -> Any:
+    """Returns `plan(size, *options)` with ints for its numbers, or int32[] if the size is traced.
 
-    `shard_map` takes a constant for the same on every device, and refuses it as the start of a
-    carry that varies.
+    `plan` takes an array of sizes, int64[n], and returns a pytree of such arrays and numbers. It
+    runs in NumPy while the strategy is traced. For a traced size, which needs the `largest`,
+    it plans all sizes up to it, and the size's row is gathered; the row of size 0 is that of 1.
+    """
+    is_static = isinstance(size, int)
+    sizes = np.array([size]) if is_static else np.maximum(np.arange(largest + 1), 1)
+    columns, structure = jax.tree.flatten(plan(sizes, *options))
+    columns = [np.broadcast_to(column, sizes.shape).astype(np.int32) for column in columns]
+    table = np.stack(columns, axis=1)
+    row = table[0].tolist() if is_static else list(gather(table, size))
+    return jax.tree.unflatten(structure, row)
+
+
+def vary_as(constant: Any, *arrays: jax.Array) -> jax.Array:
+    """Returns a constant that varies over the devices of a mesh as the arrays do.
+
+    `shard_map` takes a constant for the same on every device. It refuses one as the start of a
+    carry that varies, and as an operand beside one that does. XLA drops what is added here.
     """
     constant = jnp.asarray(constant)
-    return constant + (words.reshape(-1)[0] & 0).astype(constant.dtype)
+    for array in arrays:
+        constant += (array.reshape(-1)[0] & 0).astype(constant.dtype)
+    return constant
 
 
 def gather(table: np.ndarray, index: jax.Array) -> jax.Array:
@@ -57,6 +71,6 @@ def gather(table: np.ndarray, index: jax.Array) -> jax.Array:
     Explicit axes of a mesh refuse to gather from a constant. There the table is made to vary as the
     index does, which elsewhere would copy it for every sample.
     """
-    constant = jnp.asarray(table)
     is_explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    return (vary_as(index, constant) if is_explicit else constant)[index]
+    constant = jnp.asarray(table)
+    return (vary_as(constant, index) if is_explicit else constant)[index]

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
         f"jepa_masks_jax.plotting needs matplotlib ({error}): pip install matplotlib"
     ) from error
 
-from jepa_masks_jax._strategies.ijepa import ContextTargetMasks
+from jepa_masks_jax._types import ContextTargetMasks
 
 CONTEXT_COLOR = "#56B4E9"
 """The color of context tokens if there is no image."""

@@ -279,7 +279,7 @@ def assert_placed_again(grid, num_blocks, scale, aspect, covered):
             key, grid, num_blocks=num_blocks, spatial_scale=scale, aspect_ratio=aspect
         )
     )
-    expected = 3 + 2 * num_blocks * (4 if covered else 1) + covered
+    expected = 3 + 2 * num_blocks * (4 if covered else 1) + 1
     assert words == max(expected, 16), (grid, num_blocks, scale, aspect)
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import jepa_masks_jax as jm
-from jepa_masks_jax import _boxes, _draws, _sizes, _within
-from jepa_masks_jax._strategies import ijepa
+from jepa_masks_jax import _boxes, _draws, _sizes, _subsets, _within
 
 INT32_MAX = 2**31 - 1
 _EDGES = [0, 1, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
@@ -134,8 +133,7 @@ _ASPECTS = [
 
 def aspects(aspect, *largest):
     """The plans of the aspect ratio for blocks of up to so many tokens each."""
-    ratio = _sizes.read_aspect_ratio(aspect)
-    columns = _sizes.aspects("some_aspect", ratio, np.array(largest))
+    columns = _sizes.aspects("some_aspect", aspect, np.array(largest))
     return [_draws.Uniform(*map(int, row)) for row in zip(*columns, strict=True)]
 
 
@@ -190,7 +188,7 @@ _RANGES = [
 
 def whole_uniforms(*ranges):
     """The plans of all ranges, made as one array."""
-    columns = _draws.whole_uniform(*np.array(ranges).T)
+    columns = _draws.uniform(*np.array(ranges).T)
     return [_draws.Uniform(*map(int, row)) for row in zip(*columns, strict=True)]
 
 
@@ -203,18 +201,18 @@ def test_sampled_counts_are_the_whole_parts_of_the_range(low, high):
     assert Fraction(low) - Fraction(1, unit) < Fraction(first, unit) <= Fraction(low)
     assert steps == 0 or Fraction(planned.last, unit) < Fraction(high)
     draws = np.concatenate([np.array(_EDGES, np.uint32), words(2, 200)])
-    got = np.asarray(planned.sample_whole(draws))
+    got = np.asarray(planned.sample_floor(draws))
     np.testing.assert_array_equal(got, [(first + (int(w) * steps >> 32)) // unit for w in draws])
     assert got.min() == math.floor(low)
     last = math.floor(low) if low == high else math.ceil(high) - 1
     assert got.max() == last
-    assert planned.whole == (math.floor(low), last)
+    assert planned.floors == (math.floor(low), last)
 
 
 def jepa_blocks(counts, aspect):
     """The plan of blocks whose counts are uniform in a range, for one size."""
     (planned,) = whole_uniforms(counts)
-    return _sizes.JepaBlocks(planned, *aspects(aspect, planned.whole[1]))
+    return _sizes.JepaBlocks(planned, *aspects(aspect, planned.floors[1]))
 
 
 def _sampled_sides(blocks, counts):
@@ -272,23 +270,24 @@ _BLOCKS = [
 
 @pytest.mark.parametrize("keep_area", [False, True])
 @pytest.mark.parametrize(("counts", "aspect"), _BLOCKS, ids=str)
-def test_the_reached_sides_bound_all_that_are_sampled(counts, aspect, keep_area):
+def test_the_sides_of_the_extreme_counts_are_all_listed_and_bound_those_of_the_others(
+    counts, aspect, keep_area
+):
     blocks = jepa_blocks(counts, aspect)
-    fewest, most = blocks.counts.whole
+    fewest, most = blocks.counts.floors
     sampled = _sampled_sides(blocks, range(fewest, most + 1))
     for room in [(500, 500), (9, 9), (4, 250), (200, 5), (7, 8)]:
         if math.prod(room) < most:
             continue
-        cut = {_cut(count, sides, room, keep_area) for count, *sides in sampled}
-        largest, smallest = (
-            _sizes.reached_sides(blocks, room, keep_area=keep_area, smallest=smallest)
-            for smallest in (False, True)
+        cut = {(count, _cut(count, sides, room, keep_area)) for count, *sides in sampled}
+        smallest, largest = (
+            _sizes.all_sides(count, blocks.aspects, room, keep_area=keep_area)
+            for count in (fewest, most)
         )
-        assert set(largest) <= cut
-        assert set(smallest) <= cut
-        assert max(map(math.prod, largest)) == max(map(math.prod, cut))
-        assert min(map(math.prod, smallest)) == min(map(math.prod, cut))
-        for sides in cut:
+        assert set(smallest) == {sides for count, sides in cut if count == fewest}
+        assert set(largest) == {sides for count, sides in cut if count == most}
+        assert min(map(math.prod, smallest)) == min(math.prod(sides) for _, sides in cut)
+        for _, sides in cut:
             assert any(np.all(np.array(sides) <= bound) for bound in largest)
 
 
@@ -415,7 +414,7 @@ def test_boxes_are_those_of_a_loop_and_cut_off_at_the_edges(grid):
 
 @pytest.mark.parametrize("within", [None, (1, 2), (2, 3)], ids=str)
 @pytest.mark.parametrize("grid", [(2, 3), (3, 5)])
-def test_leave_one_clears_each_true_token_for_its_share_of_the_words(grid, within):
+def test_leave_one_clears_each_real_token_for_its_share_of_the_words(grid, within):
     sides = within or grid
     tokens = math.prod(sides)
     first = [-(-(i << 32) // tokens) for i in range(tokens + 1)]
@@ -427,7 +426,7 @@ def test_leave_one_clears_each_true_token_for_its_share_of_the_words(grid, withi
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def leave(mask, word):
         array = None if within is None else jnp.array(within)
-        return _boxes.leave_one(mask, _within.true_part(grid, array), word)
+        return _boxes.leave_one(mask, _within.real_part(grid, array), word)
 
     left = np.asarray(leave(true, draws)).reshape(2, tokens, *grid)
     for masks in left:
@@ -446,6 +445,6 @@ def test_count_before_is_the_cumulative_sum(height, width):
     masks = rng.random((21, height, width)) < chance
     flat = masks.reshape(21, -1)
     expected = (np.cumsum(flat, axis=1) - flat).reshape(masks.shape)
-    got = jax.jit(jax.vmap(ijepa._count_before))(masks)
+    got = jax.jit(jax.vmap(_subsets._count_before))(masks)
     assert got.dtype == jnp.int32
     np.testing.assert_array_equal(got, expected)

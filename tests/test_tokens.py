@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 import jepa_masks_jax as jm
-from jepa_masks_jax import _exports
+from jepa_masks_jax import _types
 
 
 def batched(function):
@@ -486,8 +486,8 @@ def test_an_exported_function_that_takes_index_lists_is_serialised():
 
 def test_a_reloaded_module_registers_its_types_again():
     reloaded = type("TokenIndices", (), {})
-    assert _exports.storable(reloaded) is reloaded
-    assert _exports.storable(jm.TokenIndices) is jm.TokenIndices
+    assert _types._storable(reloaded) is reloaded
+    assert _types._storable(jm.TokenIndices) is jm.TokenIndices
 
 
 BATCH, GRID_TOKENS, SIZE, DEPTH = 8, 12, 5, 4

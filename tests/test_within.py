@@ -509,7 +509,7 @@ def test_within_and_among_are_the_static_grid_with_the_first_of_among():
 @pytest.mark.parametrize(
     ("within", "error", "message"),
     [
-        (lambda rank: (3,) * (rank + 1), ValueError, r"within must be \(int{},?\), the true sides"),
+        (lambda rank: (3,) * (rank + 1), ValueError, r"within must be \(int{},?\), the real sides"),
         (
             lambda rank: np.array([[3] * rank] * 2),
             ValueError,

@@ -1,14 +1,13 @@
 """Rectangles that share a scale: `BlockMasking` of jepa-rs."""
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing, _within
+from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing
 from jepa_masks_jax._draws import Uniform
 
 
@@ -16,7 +15,7 @@ def block_mask(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    num_targets: int = 4,
+    num_targets: _check.Int = 4,
     target_scale: _check.Range = (0.15, 0.2),
     target_aspect_ratio: _check.Range = (0.75, 1.5),
 ) -> jax.Array:
@@ -64,44 +63,37 @@ def block_mask(
     key, grid = _check.key(key), _check.grid(grid, whole_frames=True)
     num_targets = _check.block_count("num_targets", num_targets)
     scale = _check.real_range("target_scale", target_scale)
-    ends = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
-    aspect_ratio = _sizes.read_aspect_ratio(ends)
-    counts, aspects = _within.plan_for(
-        _plan_blocks, math.prod(grid[-2:]), num_targets, scale, aspect_ratio
-    )
-    minimum, maximum = counts.whole
-    lowest = _sizes.rounded_sqrt(4 * minimum * aspects.first, aspects.unit)
-    highest = _sizes.rounded_sqrt(4 * maximum * aspects.last, aspects.unit)
-    may_be_full = _boxes.can_cover(num_targets, (highest, maximum // max(lowest, 1)), grid[-2:])
-    return _block_mask(key, grid, _Plan(num_targets, counts, aspects, may_be_full))
+    aspect_ratio = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
+    return _block_mask(key, grid, num_targets, scale, aspect_ratio)
 
 
-def _plan_blocks(
+def _plan(
     tokens: np.ndarray,
     num_targets: int,
-    scale: tuple[float, float],
-    aspect_ratio: _sizes.AspectRatio,
+    target_scale: tuple[float, float],
+    target_aspect_ratio: tuple[float, float],
 ) -> tuple[Uniform, Uniform]:
-    low, high = (tokens * end / num_targets + 0.5 for end in scale)
-    counts = _draws.whole_uniform(low, high)
-    return counts, _sizes.aspects("target_aspect_ratio", aspect_ratio, counts.whole[1])
-
-
-class _Plan(NamedTuple):
-    num_targets: int
-    counts: Uniform
-    aspects: Uniform
-    may_be_full: bool
+    counts = _draws.uniform(*(tokens * scale / num_targets + 0.5 for scale in target_scale))
+    return counts, _sizes.aspects("target_aspect_ratio", target_aspect_ratio, counts.floors[1])
 
 
 @_tracing.jit
-def _block_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    frame = _within.true_part(grid[-2:], None)
-    words, last_word = _boxes.words_of_boxes(key, plan.num_targets, 4, plan.may_be_full)
-    count, aspect = plan.counts.sample_whole(words[0]), plan.aspects.sample(words[1])
-    height = _sizes.traced_rounded_sqrt(4 * count * aspect, jnp.int32(plan.aspects.unit))
+def _block_mask(
+    key: jax.Array,
+    grid: tuple[int, ...],
+    num_targets: int,
+    target_scale: tuple[float, float],
+    target_aspect_ratio: tuple[float, float],
+) -> jax.Array:
+    frame = grid[-2:]
+    options = num_targets, target_scale, target_aspect_ratio
+    counts, aspects = _tracing.planned(_plan, math.prod(frame), *options)
+    smallest, largest = counts.floors
+    lowest = _sizes.rounded_sqrt(4 * smallest * aspects.first, aspects.unit)
+    highest = _sizes.rounded_sqrt(4 * largest * aspects.last, aspects.unit)
+    may_be_full = _boxes.can_cover(num_targets, (highest, largest // max(lowest, 1)), frame)
+    words, last_word = _boxes.words_of_boxes(key, num_targets, 4, may_be_full=may_be_full)
+    count, aspect = counts.sample_floor(words[0]), aspects.sample(words[1])
+    height = _sizes.traced_rounded_sqrt(4 * count * aspect, jnp.int32(aspects.unit))
     width = jnp.where(height > 0, lax.div(count, jnp.maximum(height, 1)), 1)
-    mask = jnp.any(_boxes.place_each(words[2:], (height, width), frame.sides, frame.grid), axis=0)
-    if plan.may_be_full:
-        mask = _boxes.leave_one(mask, frame, last_word)
-    return jnp.broadcast_to(mask, grid)
+    return jnp.broadcast_to(_boxes.union(words[2:], (height, width), frame, last_word), grid)

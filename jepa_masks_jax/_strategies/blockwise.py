@@ -1,14 +1,14 @@
 """Random blocks, topped up to an exact count: the masks of BEiT, iBOT, DINOv2 and DINOv3."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _counts, _draws, _sizes, _subsets, _tracing, _within
+from jepa_masks_jax import _boxes, _check, _counts, _draws, _sizes, _subsets, _tracing
 
 _TRIES = 24
 """The smallest count of tries that completes as few tokens at random as the authors' loops."""
@@ -35,10 +35,10 @@ def blockwise_mask(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    mask_ratio: float | _check.Range | None = None,
-    num_masked: _counts.Count | tuple[int, int] | None = None,
-    min_block: int = 16,
-    max_block: int | None = None,
+    mask_ratio: _check.Real | _check.Range | None = None,
+    num_masked: _check.CountOrRange | None = None,
+    min_block: _check.Int = 16,
+    max_block: _check.Int | None = None,
     aspect_ratio: _check.Range = (0.3, 1 / 0.3),
 ) -> jax.Array:
     """Samples random blocks, topped up to an exact count, as BEiT and DINOv2 mask images.
@@ -83,8 +83,8 @@ def blockwise_mask(
     Source:
         Bao et al. (2022), "BEiT: BERT Pre-Training of Image Transformers", section 2.3;
         `beit/masking_generator.py` of github.com/microsoft/unilm; `dinov3/data/masking.py` of
-        github.com/facebookresearch/dinov3, which adds the random
-        tokens and does not bound the tries.
+        github.com/facebookresearch/dinov3, which adds the random tokens and does not bound the
+        tries.
 
     Example:
         >>> mask = blockwise_mask(jax.random.key(0), (14, 14), num_masked=75)
@@ -95,21 +95,17 @@ def blockwise_mask(
     if min(grid) < 2:
         raise ValueError(f"grid must be at least 2 along each side, got {grid}")
     tokens = math.prod(grid)
-    array, masked = _counts.check_masked(mask_ratio, num_masked, tokens)
-    counts = _within.plan_for(_counts.plan, tokens, masked)
+    mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, tokens)
     min_block = _check_area("min_block", min_block, tokens)
     max_block = tokens if max_block is None else _check_area("max_block", max_block, tokens)
     if min_block > max_block:
         raise ValueError(f"min_block must be at most max_block, got {min_block} and {max_block}")
-    ratio = _check.real_range("aspect_ratio", aspect_ratio, high=None)
-    largest = max(min_block, min(max_block, counts.maximum))
-    per_token = 4 * _PER_TOKEN * max(ratio[1], 1)
-    unit = int(_sizes.aspect_unit("aspect_ratio", ratio, largest, per_token))
-    return _blockwise_mask(key, array, grid, _Plan(counts, min_block, max_block, ratio, unit))
+    aspect_ratio = _check.real_range("aspect_ratio", aspect_ratio, high=None)
+    return _blockwise_mask(key, grid, mask_ratio, num_masked, min_block, max_block, aspect_ratio)
 
 
-def _check_area(name: str, area: int, tokens: int) -> int:
-    area = _check.whole(name, area)
+def _check_area(name: str, area: Any, tokens: int) -> int:
+    area = _check.integer(name, area)
     if area > tokens:
         raise ValueError(
             f"{name} must be in [1, {tokens}], the tokens of the grid, got {area}; pass a smaller "
@@ -118,36 +114,33 @@ def _check_area(name: str, area: int, tokens: int) -> int:
     return area
 
 
-class _Plan(NamedTuple):
-    counts: _counts.CountRange
-    min_block: int
-    max_block: int
-    aspect_ratio: tuple[float, float]
-    unit: int
-    """The steps to one of an aspect ratio."""
-
-
-def _aspects(plan: _Plan) -> np.ndarray:
-    """Returns the equally likely aspect ratios, in steps: int32[n]."""
-    return np.rint(plan.unit * _sizes.log_uniform(*plan.aspect_ratio)).astype(np.int32)
-
-
 @_tracing.jit
 def _blockwise_mask(
-    key: jax.Array, num_masked: jax.Array | None, grid: tuple[int, ...], plan: _Plan
+    key: jax.Array,
+    grid: tuple[int, ...],
+    mask_ratio: Any,
+    num_masked: Any,
+    min_block: int,
+    max_block: int,
+    aspect_ratio: tuple[float, float],
 ) -> jax.Array:
-    words = _draws.random_words(key, 4 * _TRIES + math.prod(grid) + 1)
-    count = plan.counts.sample_or_clamp(words[-1], num_masked)
+    tokens = math.prod(grid)
+    words = _draws.random_words(key, 4 * _TRIES + tokens + 1)
+    count = _counts.sample_masked(words[-1], tokens, mask_ratio, num_masked)
     aspect_words, *other_words = words[: 4 * _TRIES].reshape(_TRIES, 4).T
-    aspects = _draws.entries(aspect_words, _aspects(plan))
+    _, most_masked = _counts.masked_range(tokens, mask_ratio, num_masked)
+    largest_area = max(min_block, min(max_block, int(most_masked)))
+    per_token = 4 * _PER_TOKEN * max(aspect_ratio[1], 1)
+    unit = int(_sizes.aspect_unit("aspect_ratio", aspect_ratio, largest_area, per_token))
+    aspect_table = np.rint(unit * _sizes.log_uniform(*aspect_ratio)).astype(np.int32)
+    aspects = _draws.entries(aspect_words, aspect_table)
 
     def try_block(state: _State, tried: tuple[jax.Array, ...]) -> tuple[_State, None]:
         aspect, area_word, *corner_words = tried
-        rest = jnp.minimum(state.missing, plan.max_block)
-        smallest, largest = jnp.minimum(plan.min_block, rest), jnp.maximum(plan.min_block, rest)
-        steps = _draws.below(area_word, _PER_TOKEN * (largest - smallest))
-        area = _PER_TOKEN * smallest + steps
-        height, width = _sizes.traced_sides(area, aspect, plan.unit, _PER_TOKEN)
+        rest = jnp.minimum(state.missing, max_block)
+        smallest, largest = jnp.minimum(min_block, rest), jnp.maximum(min_block, rest)
+        area = _PER_TOKEN * smallest + _draws.below(area_word, _PER_TOKEN * (largest - smallest))
+        height, width = _sizes.traced_sides(area, aspect, unit, _PER_TOKEN)
         fits = (height > 0) & (height < grid[0]) & (width > 0) & (width < grid[1])
         new = _boxes.place_each(corner_words, (height, width), grid, grid) & ~state.mask
         num_new = jnp.sum(new, dtype=jnp.int32)
@@ -158,8 +151,8 @@ def _blockwise_mask(
             jnp.where(accepted, 0, state.rejected + 1),
         ), None
 
-    zero = _tracing.vary_as(count, _tracing.vary_as(words, jnp.int32(0)))
-    start = _State(jnp.broadcast_to(zero != 0, grid), count + zero, zero)
+    start = _State(jnp.zeros(grid, bool), count, jnp.int32(0))
+    start = _State(*(_tracing.vary_as(initial, words, count) for initial in start))
     state, _ = lax.scan(try_block, start, (aspects, *other_words), unroll=_UNROLL)
     token_words, free = words[4 * _TRIES : -1], ~state.mask.reshape(-1)
     added = _subsets.random_subset(token_words, free, state.missing)

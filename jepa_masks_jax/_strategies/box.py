@@ -1,10 +1,11 @@
 """Boxes of any size, to build your own strategy from."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jepa_masks_jax import _boxes, _check, _draws, _tracing, _within
 
@@ -13,10 +14,10 @@ def box_mask(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    num_boxes: int,
-    extent: Sequence[int | tuple[int, int] | None],
+    num_boxes: _check.Int,
+    extent: Sequence[_check.Int | Sequence[_check.Int] | None] | np.ndarray,
     placement: Literal["inside", "centered"] = "inside",
-    within: _within.Within | None = None,
+    within: _check.Within | None = None,
 ) -> jax.Array:
     """Samples a union of boxes of given sizes: spans, strips, cubes, for a strategy of your own.
 
@@ -33,7 +34,7 @@ def box_mask(
         placement: `"inside"` places a box uniformly over every position that keeps it inside.
             `"centered"` samples its center uniformly over all tokens, starts it at
             `center - side // 2`, and cuts it off at the edges. A whole axis has no center.
-        within: the true sides of a sample that is smaller than the grid: ints, or an integer array
+        within: the real sides of a sample that is smaller than the grid: ints, or an integer array
             of shape `(rank,)`, traced or not, clamped into `[1, side]`. The mask is the one that
             `grid=within` gives with the same key, False outside, and the context is
             `inside(grid, within) & ~mask`.
@@ -47,7 +48,7 @@ def box_mask(
         ValueError: if an option is out of its range.
 
     Notes:
-        With `within` and a single true token, the mask is empty.
+        With `within` and a single real token, the mask is empty.
 
     Source:
         This library's own; the block strategies are unions of such boxes.
@@ -85,22 +86,12 @@ def box_mask(
     chosen = _check.choice(
         "placement", placement, ("inside", "centered"), renamed={"centred": "centered"}
     )
-    true_sides = _within.check(within, grid)
-    largest = [grid[i] if pair is None else pair[1] for i, pair in enumerate(extent)]
-    may_be_full = true_sides is not None or _boxes.can_cover(num_boxes, largest, grid)
-    plan = _Plan(num_boxes, extent, chosen == "centered", may_be_full)
-    return _box_mask(key, true_sides, grid, plan)
-
-
-class _Plan(NamedTuple):
-    num_boxes: int
-    extent: tuple[tuple[int, int] | None, ...]
-    """The minimum and the maximum of a box's sides along each axis, None for the whole axis."""
-    centered: bool
-    may_be_full: bool
+    sides = _check.within(within, grid)
+    return _box_mask(key, grid, num_boxes, extent, chosen == "centered", sides)
 
 
 def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int] | None, ...]:
+    """Returns `(min, max)` of a box's sides along each axis, None for the whole axis."""
     example = ((2, 4),) * len(grid)
     meaning = f"one entry for each axis, {len(grid)} in all, such as {example}"
     if not _check.is_sequence(extent) and getattr(extent, "ndim", 0) != 2:
@@ -113,27 +104,34 @@ def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int] |
             return None
         if _check.is_sequence(sides):
             return _check.count_range(name, sides, _check.MAX_TOKENS)
-        return (_check.whole(name, sides, 1, _check.MAX_TOKENS),) * 2
+        return (_check.integer(name, sides, 1, _check.MAX_TOKENS),) * 2
 
     return tuple(pair(f"extent[{i}]", sides) for i, sides in enumerate(extent))
 
 
 @_tracing.jit
 def _box_mask(
-    key: jax.Array, within: jax.Array | None, grid: tuple[int, ...], plan: _Plan
+    key: jax.Array,
+    grid: tuple[int, ...],
+    num_boxes: int,
+    extent: tuple[tuple[int, int] | None, ...],
+    centered: bool,
+    within: Any,
 ) -> jax.Array:
-    part, rank = _within.true_part(grid, within), len(grid)
-    words, last_word = _boxes.words_of_boxes(key, plan.num_boxes, 2 * rank, plan.may_be_full)
+    part, rank = _within.real_part(grid, within), len(grid)
+    largest = [grid[i] if pair is None else pair[1] for i, pair in enumerate(extent)]
+    may_be_full = within is not None or _boxes.can_cover(num_boxes, largest, grid)
+    words, last_word = _boxes.words_of_boxes(key, num_boxes, 2 * rank, may_be_full=may_be_full)
     sides, starts = [], []
     for side_words, place_words, pair, length in zip(
-        words[:rank], words[rank:], plan.extent, part.sides, strict=True
+        words[:rank], words[rank:], extent, part.sides, strict=True
     ):
         side = jnp.minimum(_draws.between(side_words, *(pair or (length, length))), length)
-        if plan.centered and pair is not None:
+        if centered and pair is not None:
             start = _draws.below(place_words, length) - side // 2
         else:
             start = _draws.below(place_words, length - side + 1)
         starts.append(start)
         sides.append(side)
     mask = jnp.any(_boxes.each_box(starts, sides, grid), axis=0) & part.inside
-    return _boxes.leave_one(mask, part, last_word) if plan.may_be_full else mask
+    return mask if last_word is None else _boxes.leave_one(mask, part, last_word)

@@ -1,39 +1,30 @@
 """I-JEPA's context block and separate target blocks."""
 
 import math
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _draws, _exports, _sizes, _tracing, _within
-
-
-@_exports.storable
-class ContextTargetMasks(NamedTuple):
-    """A context mask and its target masks."""
-
-    context: jax.Array
-    """bool[*grid]"""
-    targets: jax.Array
-    """bool[num_targets, *grid]"""
+from jepa_masks_jax import _boxes, _check, _draws, _sizes, _subsets, _tracing, _within
+from jepa_masks_jax._draws import Uniform
+from jepa_masks_jax._sizes import JepaBlocks
+from jepa_masks_jax._types import ContextTargetMasks
 
 
 def ijepa_masks(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    num_targets: int = 4,
+    num_targets: _check.Int = 4,
     target_scale: _check.Range = (0.15, 0.2),
     target_aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
     context_scale: _check.Range = (0.85, 1.0),
-    min_keep: int = 10,
+    min_keep: _check.Int = 10,
     allow_overlap: bool = False,
     sampling: Literal["independent", "reference"] = "independent",
-    within: _within.Within | None = None,
+    within: _check.Within | None = None,
 ) -> ContextTargetMasks:
     """Samples I-JEPA's masks: a few target blocks, and a large context block without their tokens.
 
@@ -73,7 +64,7 @@ def ijepa_masks(
         allow_overlap: whether the targets' tokens stay in the context.
         sampling: `"independent"` samples scale and aspect ratio independently, and blocks reach
             every token. `"reference"` follows the released code, see Notes.
-        within: the true sides of a sample that is smaller than the grid, such as `(9, 12)` in a
+        within: the real sides of a sample that is smaller than the grid, such as `(9, 12)` in a
             grid of `(16, 16)`: ints, or an integer array of shape `(rank,)`, traced or not, clamped
             into `[1, side]`. The masks are those that `grid=within` gives with the same key, False
             outside.
@@ -99,9 +90,9 @@ def ijepa_masks(
 
         `within` accepts sizes that `grid=` refuses. The context then has at least `min_keep`
         tokens, or all tokens outside the targets if those are fewer. With `allow_overlap` it is the
-        context block, whatever its size. If the targets hold every true token and may not overlap,
+        context block, whatever its size. If the targets hold every real token and may not overlap,
         a random one of them becomes the context. So the context is never empty. A target can be
-        empty only if there are at most `num_targets` true tokens.
+        empty only if there are at most `num_targets` real tokens.
 
     Source:
         Assran et al. (2023), "Self-Supervised Learning from Images with a Joint-Embedding
@@ -124,17 +115,13 @@ def ijepa_masks(
         (2, 16, 16)
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2))
-    min_keep = _check.whole("min_keep", min_keep)
+    min_keep = _check.integer("min_keep", min_keep)
     blocks = num_targets, target_scale, target_aspect_ratio, context_scale
     options = _check_options(grid, *blocks, allow_overlap, sampling)
-    sides = _within.check(within, grid)
+    sides = _check.within(within, grid)
     if sides is not None and options.reference:
         raise ValueError("within needs sampling='independent', got sampling='reference'")
-    counts = _allowed_counts(grid, options)
-    if counts.min_keep < min_keep:
-        raise ValueError(_refusal(grid, options, counts, min_keep))
-    plan = _within.plan_for(_plan, math.prod(grid), options, traced=sides is not None)
-    return _ijepa_masks(key, sides, grid, plan, options, min_keep)
+    return _ijepa_masks(key, grid, options, min_keep, sides)
 
 
 class IjepaCounts(NamedTuple):
@@ -151,11 +138,11 @@ class IjepaCounts(NamedTuple):
 def ijepa_counts(
     grid: _check.Grid,
     *,
-    num_targets: int = 4,
+    num_targets: _check.Int = 4,
     target_scale: _check.Range = (0.15, 0.2),
     target_aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
     context_scale: _check.Range = (0.85, 1.0),
-    min_keep: int = 10,
+    min_keep: _check.Int = 10,
     allow_overlap: bool = False,
     sampling: Literal["independent", "reference"] = "independent",
 ) -> IjepaCounts:
@@ -196,7 +183,7 @@ def ijepa_counts(
 class _Options(NamedTuple):
     num_targets: int
     target_scale: tuple[float, float]
-    target_aspect_ratio: _sizes.AspectRatio | None
+    target_aspect_ratio: tuple[float, float] | None
     """None on a sequence."""
     context_scale: tuple[float, float]
     allow_overlap: bool
@@ -205,11 +192,6 @@ class _Options(NamedTuple):
     def room(self, sides: Any) -> tuple[Any, ...]:
         """Returns the sides that blocks are placed in, from the first token on."""
         return tuple(side - int(self.reference) for side in sides)
-
-
-class _Plan(NamedTuple):
-    targets: _sizes.JepaBlocks
-    context: _sizes.JepaBlocks
 
 
 def _check_options(
@@ -240,31 +222,32 @@ def _check_options(
     )
 
 
-def _plan(tokens: np.ndarray, options: _Options) -> _Plan:
-    return _Plan(
-        targets=_sizes.jepa_blocks(
-            tokens, "target_aspect_ratio", options.target_scale, options.target_aspect_ratio
-        ),
-        context=_sizes.squares(
-            tokens, options.context_scale, on_sequence=options.target_aspect_ratio is None
-        ),
+def _plan(tokens: np.ndarray, options: _Options) -> tuple[JepaBlocks, JepaBlocks]:
+    """Plans the targets and the context."""
+    aspect_ratio = options.target_aspect_ratio
+    counts = _draws.uniform(*(tokens * scale for scale in options.context_scale))
+    square = None if aspect_ratio is None else Uniform(1, 0, 1)
+    return (
+        _sizes.jepa_blocks(tokens, "target_aspect_ratio", options.target_scale, aspect_ratio),
+        JepaBlocks(counts, square),
     )
 
 
 def _allowed_counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
-    plan = _within.plan_for(_plan, math.prod(grid), options)
+    targets, context = _tracing.planned(_plan, math.prod(grid), options)
+    keep_area = not options.reference
 
-    def areas(blocks: _sizes.JepaBlocks, *, smallest: bool) -> Iterator[int]:
-        room, keep_area = options.room(grid), not options.reference
-        reached = _sizes.reached_sides(blocks, room, keep_area=keep_area, smallest=smallest)
-        return map(math.prod, reached)
+    def areas(count: int, blocks: JepaBlocks) -> list[int]:
+        room = options.room(grid)
+        sides = _sizes.all_sides(count, blocks.aspects, room, keep_area=keep_area)
+        return list(map(math.prod, sides))
 
-    target_min = min(areas(plan.targets, smallest=True))
-    target_max = max(areas(plan.targets, smallest=False))
+    smallest, largest = targets.counts.floors
+    target_min, target_max = min(areas(smallest, targets)), max(areas(largest, targets))
     if options.reference:
-        _refuse_thin_grid(grid, plan)
+        _refuse_thin_grid(grid, targets)
     if options.allow_overlap:
-        left = min(areas(plan.context, smallest=True))
+        left = min(areas(context.counts.floors[0], context))
     else:
         left = math.prod(grid) - options.num_targets * target_max
     return IjepaCounts(max(left, 0), target_min, target_max)
@@ -274,27 +257,33 @@ _THINNEST = 0.4
 """A grid is too thin for the reference if no target keeps this part of its minimum area."""
 
 
-def _refuse_thin_grid(grid: tuple[int, ...], plan: _Plan) -> None:
-    largest = max(map(math.prod, _sizes.reached_sides(plan.targets, grid, keep_area=False)))
-    minimum = max(plan.targets.counts.whole[0], 1)
-    if largest < _THINNEST * minimum:
+def _refuse_thin_grid(grid: tuple[int, ...], targets: JepaBlocks) -> None:
+    smallest, largest = targets.counts.floors
+    largest_areas = map(
+        math.prod, _sizes.all_sides(largest, targets.aspects, grid, keep_area=False)
+    )
+    minimum, maximum = max(smallest, 1), max(largest_areas)
+    if maximum < _THINNEST * minimum:
         raise ValueError(
             f"grid {grid} is too thin for sampling='reference': target_scale asks for blocks of at "
             f"least {minimum} tokens, and the largest block of this target_aspect_ratio holds "
-            f"{largest} there; sampling='independent' keeps the area"
+            f"{maximum} there; sampling='independent' keeps the area"
         )
 
 
-def _refusal(grid: tuple[int, ...], options: _Options, counts: IjepaCounts, min_keep: int) -> str:
+def _refuse_min_keep(grid: tuple[int, ...], options: _Options, min_keep: int) -> None:
+    counts = _allowed_counts(grid, options)
+    if min_keep <= counts.min_keep:
+        return
     if options.allow_overlap:
-        return (
+        raise ValueError(
             f"min_keep must be at most {counts.min_keep}, the smallest context block of "
             f"context_scale; got {min_keep}"
         )
     tokens, fewer = math.prod(grid), (math.prod(grid) - min_keep) // counts.target_max
     advice = [f"num_targets to {fewer}"] if fewer >= 1 else []
     advice += [f"min_keep to {counts.min_keep}"] if counts.min_keep >= 1 else []
-    return (
+    raise ValueError(
         f"{options.num_targets} targets (num_targets) of up to {counts.target_max} tokens "
         f"(target_scale) guarantee the context {counts.min_keep} of {tokens} tokens, fewer than "
         f"{min_keep} (min_keep); lower {', or '.join([*advice, 'target_scale'])}"
@@ -303,66 +292,33 @@ def _refusal(grid: tuple[int, ...], options: _Options, counts: IjepaCounts, min_
 
 @_tracing.jit
 def _ijepa_masks(
-    key: jax.Array,
-    within: jax.Array | None,
-    grid: tuple[int, ...],
-    plan: Any,
-    options: _Options,
-    min_keep: int,
+    key: jax.Array, grid: tuple[int, ...], options: _Options, min_keep: int, within: Any
 ) -> ContextTargetMasks:
-    part = _within.true_part(grid, within)
-    plan, room = _within.plan_at(plan, part.tokens), options.room(part.sides)
+    _refuse_min_keep(grid, options, min_keep)
+    part = _within.real_part(grid, within)
+    room, keep_area = options.room(part.sides), not options.reference
+    target_blocks, context_blocks = _tracing.planned(
+        _plan, part.tokens, options, largest=math.prod(grid)
+    )
     words = _draws.random_words(key, 4 + len(grid) * (options.num_targets + 1))
     count_word, aspect_word, context_word, last_word = words[:4]
     corner_words = words[4:].reshape(-1, len(grid)).T
     if options.reference:
         aspect_word = count_word
-    keep_area = not options.reference
     target_sides = _sizes.sample_jepa_sides(
-        count_word, aspect_word, plan.targets, room, keep_area=keep_area
+        count_word, aspect_word, target_blocks, room, keep_area=keep_area
     )
     context_sides = _sizes.sample_jepa_sides(
-        context_word, context_word, plan.context, room, keep_area=keep_area
+        context_word, context_word, context_blocks, room, keep_area=keep_area
     )
     targets = _boxes.place_each(corner_words[:, :-1], target_sides, room, grid)
     context = _boxes.place_each(corner_words[:, -1], context_sides, room, grid)
     if options.allow_overlap:
         return ContextTargetMasks(context, targets)
-    hidden = jnp.any(targets, axis=0)
+    covered = jnp.any(targets, axis=0)
     if within is not None:
-        left = _boxes.token_left(part, jnp.all(hidden | ~part.inside), last_word)
-        targets, hidden, context = targets & ~left[None], hidden & ~left, context | left
-    context = _top_up(context & ~hidden, part.inside & ~hidden, min_keep, last_word)
+        # Targets may cover all of a small sample: then one token of theirs is the context.
+        left = _boxes.token_left(part, jnp.all(covered | ~part.inside), last_word)
+        targets, covered, context = targets & ~left[None], covered & ~left, context | left
+    context = _subsets.top_up(context & ~covered, part.inside & ~covered, min_keep, last_word)
     return ContextTargetMasks(context, targets)
-
-
-def _top_up(context: jax.Array, unhidden: jax.Array, min_keep: int, word: jax.Array) -> jax.Array:
-    """Adds free tokens, cyclically from a uniformly random one, until there are `min_keep`."""
-    free = unhidden & ~context
-    num_free = jnp.sum(free, dtype=jnp.int32)
-    missing = min_keep - jnp.sum(context, dtype=jnp.int32)
-    from_first = _count_before(free) - _draws.below(word, num_free)
-    from_first = jnp.where(from_first < 0, from_first + num_free, from_first)
-    return context | free & (from_first < missing)
-
-
-def _count_before(mask: jax.Array) -> jax.Array:
-    """Counts the True tokens before each one in row-major order: bool[*grid] to int32[*grid].
-
-    Rows are packed into words of 32 tokens, because a cumulative sum over tokens takes several
-    times as long as all the rest of a mask on a CPU. A mesh with explicit axes refuses reshapes
-    that merge and split axes at once.
-    """
-    width = mask.shape[-1]
-    per_word = min(width, 32)
-    rows = jnp.pad(mask.reshape(-1, width), ((0, 0), (0, -width % per_word)))
-    tokens = rows.reshape(len(rows), -1, per_word)
-    bit = lax.broadcasted_iota(jnp.uint32, tokens.shape, 2)
-    word = jnp.sum(tokens.astype(jnp.uint32) << bit, axis=2, dtype=jnp.uint32)
-    in_word = lax.population_count(word[..., None] & ((jnp.uint32(1) << bit) - 1))
-    count = lax.population_count(word)
-    before_word = (jnp.cumsum(count.reshape(-1), dtype=jnp.uint32) - count.reshape(-1)).reshape(
-        count.shape
-    )
-    before = (before_word[..., None] + in_word).astype(jnp.int32)
-    return before.reshape(rows.shape)[:, :width].reshape(mask.shape)

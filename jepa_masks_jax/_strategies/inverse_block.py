@@ -1,22 +1,21 @@
 """One visible block, everything else masked: the masks of CAPI."""
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _check, _counts, _draws, _sizes, _tracing, _within
+from jepa_masks_jax import _check, _counts, _draws, _sizes, _tracing
 
 
 def inverse_block_mask(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    mask_ratio: float | None = None,
-    num_masked: int | None = None,
+    mask_ratio: _check.Real | None = None,
+    num_masked: _check.Int | None = None,
     aspect_ratio: _check.Range = (0.5, 2.0),
     roll: bool = True,
 ) -> jax.Array:
@@ -72,9 +71,9 @@ def inverse_block_mask(
     if mask_ratio is not None:
         mask_ratio = _check.fraction("mask_ratio", mask_ratio)
     if num_masked is not None:
-        num_masked = _check.whole("num_masked", num_masked, 1, tokens - 1)
-    _, masked = _counts.check_masked(mask_ratio, num_masked, tokens)
-    count, _ = _within.plan_for(_counts.plan, tokens, masked)
+        num_masked = _check.integer("num_masked", num_masked, 1, tokens - 1)
+    mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, tokens)
+    count = int(_counts.masked_range(tokens, mask_ratio, num_masked)[0])
     low, high = _check.real_range("aspect_ratio", aspect_ratio, high=None)
     roll = _check.flag("roll", roll)
     visible, (height, width) = tokens - count, grid
@@ -84,35 +83,35 @@ def inverse_block_mask(
             f"aspect_ratio must allow a block of {visible} visible tokens that fits in the grid "
             f"{grid}, from {visible / width**2:g} to {height**2 / visible:g}; got {aspect_ratio!r}"
         )
-    return _inverse_block_mask(key, grid, _Plan(visible, (lowest, highest), roll))
-
-
-class _Plan(NamedTuple):
-    visible: int
-    aspect_ratio: tuple[float, float]
-    """The part of the option with which the block fits."""
-    roll: bool
-
-
-def _block_sides(grid: tuple[int, ...], plan: _Plan) -> np.ndarray:
-    """Returns the equally likely heights and widths of the block: int32[n, 2]."""
-    aspect = _sizes.log_uniform(*plan.aspect_ratio)[:, None]
-    sides = np.sqrt(plan.visible * np.hstack([aspect, 1 / aspect]))
-    # A root that is the whole side can come out above it in floating point.
-    return np.minimum(np.ceil(sides), grid).astype(np.int32)
+    return _inverse_block_mask(key, grid, visible, (lowest, highest), roll)
 
 
 @_tracing.jit
-def _inverse_block_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
+def _inverse_block_mask(
+    key: jax.Array,
+    grid: tuple[int, ...],
+    visible: int,
+    aspect_ratio: tuple[float, float],
+    roll: bool,
+) -> jax.Array:
     words = _draws.random_words(key, 3)
-    height, width = _draws.entries(words[0], _block_sides(grid, plan))
+    sides = _draws.entries(words[0], _side_table(grid, visible, aspect_ratio))
     row, column = (
-        _from_start(word, length if plan.roll else length - side + 1, axis, grid)
-        for axis, (word, length, side) in enumerate(
-            zip(words[1:], grid, (height, width), strict=True)
-        )
+        _from_start(word, length if roll else length - side + 1, axis, grid)
+        for axis, (word, length, side) in enumerate(zip(words[1:], grid, sides, strict=True))
     )
-    return ~((column < width) & (row * width + column < plan.visible))
+    _, width = sides
+    return ~((column < width) & (row * width + column < visible))
+
+
+def _side_table(
+    grid: tuple[int, ...], visible: int, aspect_ratio: tuple[float, float]
+) -> np.ndarray:
+    """Returns the equally likely heights and widths of the block: int32[n, 2]."""
+    aspect = _sizes.log_uniform(*aspect_ratio)[:, None]
+    sides = np.sqrt(visible * np.hstack([aspect, 1 / aspect]))
+    # A root that is the whole side can come out above it in floating point.
+    return np.minimum(np.ceil(sides), grid).astype(np.int32)
 
 
 def _from_start(

@@ -5,11 +5,15 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jepa_masks_jax import _boxes, _check, _sizes, _tracing, _within
+from jepa_masks_jax import _boxes, _check, _sizes, _tracing
 
 
 def multi_block_mask(
-    key: jax.Array, grid: _check.Grid, *, mask_ratio: float = 0.5, num_blocks: int = 4
+    key: _check.Array,
+    grid: _check.Grid,
+    *,
+    mask_ratio: _check.Real = 0.5,
+    num_blocks: _check.Int = 4,
 ) -> jax.Array:
     """Samples equal squares whose areas sum to about `mask_ratio` of a frame; a port of jepa-rs.
 
@@ -52,18 +56,14 @@ def multi_block_mask(
     mask_ratio = _check.fraction("mask_ratio", mask_ratio)
     num_blocks = _check.block_count("num_blocks", num_blocks)
     count = max(math.floor(math.prod(grid[-2:]) * mask_ratio + 0.5) // num_blocks, 1)
-    side = _sizes.rounded_sqrt(4 * count)
-    may_be_full = _boxes.can_cover(num_blocks, (side, side), grid[-2:])
-    return _multi_block_mask(key, grid, num_blocks, side, may_be_full)
+    return _multi_block_mask(key, grid, num_blocks, _sizes.rounded_sqrt(4 * count))
 
 
 @_tracing.jit
 def _multi_block_mask(
-    key: jax.Array, grid: tuple[int, ...], num_blocks: int, side: int, may_be_full: bool
+    key: jax.Array, grid: tuple[int, ...], num_blocks: int, side: int
 ) -> jax.Array:
-    frame = _within.true_part(grid[-2:], None)
-    words, last_word = _boxes.words_of_boxes(key, num_blocks, 2, may_be_full)
-    mask = jnp.any(_boxes.place_each(words, (side, side), frame.sides, frame.grid), axis=0)
-    if may_be_full:
-        mask = _boxes.leave_one(mask, frame, last_word)
-    return jnp.broadcast_to(mask, grid)
+    frame, sides = grid[-2:], (side, side)
+    may_be_full = _boxes.can_cover(num_blocks, sides, frame)
+    words, last_word = _boxes.words_of_boxes(key, num_blocks, 2, may_be_full=may_be_full)
+    return jnp.broadcast_to(_boxes.union(words, sides, frame, last_word), grid)

@@ -1,7 +1,6 @@
 """An exact count of random tokens."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,11 +13,11 @@ def random_mask(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    mask_ratio: float | _check.Range | None = None,
-    num_masked: _counts.Count | tuple[int, int] | None = None,
-    cell: Sequence[int] | None = None,
-    within: _within.Within | None = None,
-    among: jax.Array | None = None,
+    mask_ratio: _check.Real | _check.Range | None = None,
+    num_masked: _check.CountOrRange | None = None,
+    cell: _check.Grid | None = None,
+    within: _check.Within | None = None,
+    among: _check.Array | None = None,
 ) -> jax.Array:
     """Samples exactly `n` random tokens, or `n` random cells (e.g. 4x4 tokens), as MAE masks them.
 
@@ -42,7 +41,7 @@ def random_mask(
         cell: sides of a cell, which divide those of the grid into at least two cells: `(8, 8)` for
             SimMIM's squares, `(frames, 1, 1)` for the same tokens in every frame,
             `(1, height, width)` for whole frames. Single tokens if None.
-        within: the true sides of a sample that is smaller than the grid, such as `(9, 12)` in a
+        within: the real sides of a sample that is smaller than the grid, such as `(9, 12)` in a
             grid of `(16, 16)`: ints, or an integer array of shape `(rank,)`, traced or not, clamped
             into `[1, side]`. The mask is the one that `grid=within` gives with the same key, False
             outside, and the context is `inside(grid, within) & ~mask`.
@@ -95,19 +94,17 @@ def random_mask(
         78
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
-    sides, among = _within.check(within, grid), _check.among(among, grid)
+    sides, among = _check.within(within, grid), _check.among(among, grid)
     if cell is not None and (sides is not None or among is not None):
         other = "among" if sides is None else "within"
         raise ValueError(f"cell must not be given together with {other}, got {cell!r}")
     cell = (1,) * len(grid) if cell is None else _check_cell(cell, grid)
     cells = tuple(length // side for length, side in zip(grid, cell, strict=True))
-    tokens = math.prod(cells)
-    count, masked = _counts.check_masked(mask_ratio, num_masked, tokens)
-    plan = _plan(tokens, masked, sides, among)
-    return _random_mask(key, cells, cell, count, plan, sides, among)
+    mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, math.prod(cells))
+    return _random_mask(key, cells, cell, mask_ratio, num_masked, sides, among)
 
 
-def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: float) -> jax.Array:
+def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: _check.Real) -> jax.Array:
     """Samples random tokens of a frame and masks them in every frame, as VideoMAE does.
 
     Args:
@@ -134,16 +131,15 @@ def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: float) ->
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(3,), whole_frames=True)
     ratio = _check.fraction("mask_ratio", mask_ratio)
-    plan = _plan(math.prod(grid[1:]), _counts.Masked((ratio, ratio), None), None, None)
-    return _random_mask(key, (1, *grid[1:]), (grid[0], 1, 1), None, plan, None, None)
+    return _random_mask(key, (1, *grid[1:]), (grid[0], 1, 1), (ratio, ratio), None, None, None)
 
 
 def object_mask(
     key: jax.Array,
-    num_slots: int,
+    num_slots: _check.Int,
     *,
-    num_masked: _counts.Count | tuple[int, int] = 2,
-    among: jax.Array | None = None,
+    num_masked: _check.CountOrRange = 2,
+    among: _check.Array | None = None,
 ) -> jax.Array:
     """Samples a random subset of object slots, as C-JEPA masks them.
 
@@ -176,29 +172,21 @@ def object_mask(
         >>> jnp.broadcast_to(mask, (4, 7)).at[0].set(False).sum(1).tolist()
         [0, 2, 2, 2]
     """
-    key, slots = _check.key(key), _check.whole("num_slots", num_slots, 2, _check.MAX_TOKENS)
+    key, slots = _check.key(key), _check.integer("num_slots", num_slots, 2, _check.MAX_TOKENS)
     if num_masked is None:
         raise TypeError("num_masked must be an integer or a pair (min, max), got None")
     among = _check.among(among, (slots,))
-    count, masked = _counts.check_masked(None, num_masked, slots)
-    plan = _plan(slots, masked, None, among)
-    return _random_mask(key, (slots,), (1,), count, plan, None, among)
+    _, num_masked = _check.masked(None, num_masked, slots)
+    return _random_mask(key, (slots,), (1,), None, num_masked, None, among)
 
 
 def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
     meaning = f"{len(grid)} sides that divide those of the grid {grid} into at least two cells"
     sides = _check.sequence("cell", cell, (len(grid),), meaning)
-    sides = tuple(_check.whole(f"cell[{i}]", side) for i, side in enumerate(sides))
+    sides = tuple(_check.integer(f"cell[{i}]", side) for i, side in enumerate(sides))
     if any(length % side for length, side in zip(grid, sides, strict=True)) or sides == grid:
         raise ValueError(f"cell must be {meaning}, got {cell!r}")
     return sides
-
-
-def _plan(
-    tokens: int, masked: _counts.Masked, within: jax.Array | None, among: jax.Array | None
-) -> Any:
-    traced = within is not None or among is not None
-    return _within.plan_for(_counts.plan, tokens, masked, traced=traced)
 
 
 @_tracing.jit
@@ -206,16 +194,17 @@ def _random_mask(
     key: jax.Array,
     cells: tuple[int, ...],
     cell: tuple[int, ...],
-    num_masked: jax.Array | None,
-    plan: Any,
-    within: jax.Array | None,
+    mask_ratio: Any,
+    num_masked: Any,
+    within: Any,
     among: jax.Array | None,
 ) -> jax.Array:
-    part = _within.true_part(cells, within)
+    part, largest = _within.real_part(cells, within), math.prod(cells)
     pool = part.inside if among is None else part.inside & among
     eligible = part.tokens if among is None else jnp.sum(pool, dtype=jnp.int32)
-    words = _draws.random_words(key, math.prod(cells) + 1)
-    count = _within.plan_at(plan, eligible).sample_or_clamp(words[part.tokens], num_masked)
+    words = _draws.random_words(key, largest + 1)
+    count_word = words[part.tokens]
+    count = _counts.sample_masked(count_word, eligible, mask_ratio, num_masked, largest=largest)
     mask = _subsets.random_subset(part.own(words).reshape(-1), pool.reshape(-1), count)
     mask = mask.reshape(cells)
     for axis, side in enumerate(cell):

@@ -1,7 +1,7 @@
 """Spans of a sequence: the masks of wav2vec 2.0 and HuBERT."""
 
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ def span_mask(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    mask_ratio: float,
-    span: int,
+    mask_ratio: _check.Real,
+    span: _check.Int,
     overlap: bool = True,
-    within: _within.Within | None = None,
+    within: _check.Within | None = None,
 ) -> jax.Array:
     """Samples a target of equally long spans of a sequence, such as speech frames.
 
@@ -43,7 +43,7 @@ def span_mask(
         mask_ratio: fraction of the tokens that the spans would hold without overlap, in `(0, 1)`.
         span: tokens of a span, from 1 to `length - 1`.
         overlap: whether spans may share tokens.
-        within: the true length of a sample that is shorter than the grid, `(length,)`: an int, or
+        within: the real length of a sample that is shorter than the grid, `(length,)`: an int, or
             an integer array of shape `(1,)`, traced or not, clamped into `[1, length]`. The mask is
             the one that `grid=within` gives with the same key, False outside, and the context is
             `inside(grid, within) & ~mask`.
@@ -57,8 +57,8 @@ def span_mask(
         ValueError: if an option is out of its range.
 
     Notes:
-        If the true length is `span` or less, which `grid=` refuses, the span is cut to one token
-        less than the true length. If there is only one true token, it is context.
+        If the real length is `span` or less, which `grid=` refuses, the span is cut to one token
+        less than the real length. If there is only one real token, it is context.
 
     Source:
         Baevski et al. (2020), "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
@@ -85,63 +85,52 @@ def span_mask(
     key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
     (length,) = grid
     mask_ratio = _check.fraction("mask_ratio", mask_ratio)
-    span = _check.whole("span", span, 1, length - 1)
+    span = _check.integer("span", span, 1, length - 1)
     overlap = _check.flag("overlap", overlap)
-    sides = _within.check(within, grid)
-    ratio = Fraction(str(mask_ratio)).as_integer_ratio()
-    plan = _within.plan_for(_plan, length, ratio, span, traced=sides is not None)
-    return _span_mask(key, sides, grid, plan, span, overlap)
+    return _span_mask(key, grid, mask_ratio, span, overlap, _check.within(within, grid))
 
 
-class _Plan(NamedTuple):
-    spans: Uniform
-    """The count of spans, before it is rounded down and clamped."""
-    maximum: Any
-    """The maximum of spans."""
-    span: Any
-
-
-def _plan(length: np.ndarray, ratio: tuple[int, int], span: int) -> _Plan:
+def _plan(length: np.ndarray, mask_ratio: float, span: int) -> tuple[Uniform, Any, Any]:
+    """Plans the count of spans before it is rounded down, its maximum, and a span's length."""
     # Python's own integers, because the products may exceed 64 bits.
-    over, under = ratio[0] * length.astype(object), ratio[1] * span
+    numerator, denominator = Fraction(str(mask_ratio)).as_integer_ratio()
+    over, under = numerator * length.astype(object), denominator * span
     unit = _draws.finest_unit((over // under + 1).astype(int)).astype(object)
-    return _Plan(
-        Uniform(over * unit // under, unit, unit),
-        np.maximum((length - 1) // span, 1),
-        np.minimum(span, length - 1),
-    )
+    spans = Uniform(over * unit // under, unit, unit)
+    return spans, np.maximum((length - 1) // span, 1), np.minimum(span, length - 1)
 
 
 @_tracing.jit
 def _span_mask(
     key: jax.Array,
-    within: jax.Array | None,
     grid: tuple[int, ...],
-    plan: Any,
+    mask_ratio: float,
     longest: int,
     overlap: bool,
+    within: Any,
 ) -> jax.Array:
-    part = _within.true_part(grid, within)
-    plan = _within.plan_at(plan, part.tokens)
-    num_starts = part.tokens - plan.span + 1
+    (length,) = _within.real_part(grid, within).sides
+    options = mask_ratio, longest
+    spans, most, span = _tracing.planned(_plan, length, *options, largest=grid[0])
+    num_starts = length - span + 1
     words = _draws.random_words(key, grid[0] + 1)
-    count = jnp.clip(plan.spans.sample_whole(words[num_starts]), 1, plan.maximum)
+    count = jnp.clip(spans.sample_floor(words[num_starts]), 1, most)
     start = lax.iota(jnp.int32, grid[0])
     if overlap:
         starts = _subsets.random_subset(words[:-1], start < num_starts, count)
     else:
         # Choose single tokens of a shorter sequence, then stretch each chosen one to a span.
-        shift = plan.span - 1
+        shift = span - 1
         places = start < num_starts - (count - 1) * shift
         chosen = _subsets.random_subset(words[:-1], places, count)
         number = chosen.astype(jnp.int32)
         before = jnp.cumsum(number) - number
         moved = jnp.where(chosen, start + shift * before, grid[0])
-        none = jnp.pad(chosen & False, (0, 1))
+        none = _tracing.vary_as(jnp.zeros(grid[0] + 1, bool), moved)
         starts = none.at[moved].set(True, mode="promise_in_bounds")[:-1]
     reached = lax.reduce_window(
         starts, False, lax.bitwise_or, (longest,), (1,), ((longest - 1, 0),)
     )
     # A span that is cut to a short sample is its only one, and ends before the window does.
-    last_stop = jnp.max(jnp.where(starts, start + plan.span, 0))
+    last_stop = jnp.max(jnp.where(starts, start + span, 0))
     return reached & (start < last_stop)

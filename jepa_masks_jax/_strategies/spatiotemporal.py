@@ -1,13 +1,13 @@
 """Squares over a run of frames: `SpatiotemporalMasking` of jepa-rs."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes, _tracing, _within
+from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes, _tracing
 from jepa_masks_jax._draws import Uniform
 
 
@@ -15,8 +15,8 @@ def spatiotemporal_mask(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    num_targets: int = 2,
-    temporal_extent: tuple[int, int] = (2, 4),
+    num_targets: _check.Int = 2,
+    temporal_extent: Sequence[_check.Int] = (2, 4),
     spatial_scale: _check.Range = (0.1, 0.2),
 ) -> jax.Array:
     """Samples tubes, each a square over a run of frames; a port of jepa-rs.
@@ -65,34 +65,26 @@ def spatiotemporal_mask(
     num_targets = _check.block_count("num_targets", num_targets)
     extent = _check.count_range("temporal_extent", temporal_extent, _check.MAX_TOKENS)
     scale = _check.real_range("spatial_scale", spatial_scale)
-    counts = _within.plan_for(_plan_counts, math.prod(grid[-2:]), scale)
-    widest = _sizes.rounded_sqrt(4 * counts.whole[1])
-    largest = (extent[1], widest, widest)
-    may_be_full = _boxes.can_cover(num_targets, largest, _grids.as_frames(grid))
-    plan = _Plan(num_targets, extent, counts, may_be_full)
-    return _spatiotemporal_mask(key, grid, plan)
+    return _spatiotemporal_mask(key, grid, num_targets, extent, scale)
 
 
-def _plan_counts(tokens: np.ndarray, scale: tuple[float, float]) -> Uniform:
-    low, high = scale
-    return _draws.whole_uniform(tokens * low + 0.5, tokens * high + 0.5)
-
-
-class _Plan(NamedTuple):
-    num_targets: int
-    temporal_extent: tuple[int, int]
-    counts: Uniform
-    may_be_full: bool
+def _plan(tokens: np.ndarray, spatial_scale: tuple[float, float]) -> Uniform:
+    return _draws.uniform(*(tokens * scale + 0.5 for scale in spatial_scale))
 
 
 @_tracing.jit
-def _spatiotemporal_mask(key: jax.Array, grid: tuple[int, ...], plan: _Plan) -> jax.Array:
-    video = _within.true_part(_grids.as_frames(grid), None)
-    words, last_word = _boxes.words_of_boxes(key, plan.num_targets, 5, plan.may_be_full)
-    frames = _draws.between(words[0], *plan.temporal_extent)
-    side = _sizes.traced_rounded_sqrt(4 * plan.counts.sample_whole(words[1]), jnp.int32(1))
-    sides = frames, side, side
-    mask = jnp.any(_boxes.place_each(words[2:], sides, video.sides, video.grid), axis=0)
-    if plan.may_be_full:
-        mask = _boxes.leave_one(mask, video, last_word)
-    return mask.reshape(grid)
+def _spatiotemporal_mask(
+    key: jax.Array,
+    grid: tuple[int, ...],
+    num_targets: int,
+    temporal_extent: tuple[int, int],
+    spatial_scale: tuple[float, float],
+) -> jax.Array:
+    video = _grids.as_frames(grid)
+    counts = _tracing.planned(_plan, math.prod(grid[-2:]), spatial_scale)
+    widest = _sizes.rounded_sqrt(4 * counts.floors[1])
+    may_be_full = _boxes.can_cover(num_targets, (temporal_extent[1], widest, widest), video)
+    words, last_word = _boxes.words_of_boxes(key, num_targets, 5, may_be_full=may_be_full)
+    side = _sizes.traced_rounded_sqrt(4 * counts.sample_floor(words[1]), jnp.int32(1))
+    sides = _draws.between(words[0], *temporal_extent), side, side
+    return _boxes.union(words[2:], sides, video, last_word).reshape(grid)

@@ -14,12 +14,12 @@ _HIGHEST_BIT = np.uint32(2**31)
 
 
 def top_mask(
-    scores: jax.Array, *, num_masked: _counts.Count, among: jax.Array | None = None
+    scores: _check.Array, *, num_masked: _check.Count, among: _check.Array | None = None
 ) -> jax.Array:
     """Masks the tokens with the highest scores: attention, loss, nearness, or random weights.
 
-    Exactly `num_masked` tokens are True. Equal scores are taken in raster order, and NaN is below
-    all other scores.
+    Exactly `num_masked` tokens are True. Equal scores are taken in row-major order, and NaN counts
+    as lower than every number.
 
     Args:
         scores: `[*grid]`: floats of at most 32 bits, or int32 or uint32 and narrower integers. One
@@ -86,14 +86,15 @@ def top_mask(
     if not shape or 0 in shape:
         raise ValueError(f"scores must have axes, none of length 0, got shape {shape}")
     among = _check.among(among, shape)
-    num_masked = _counts.check("num_masked", num_masked, 0, math.prod(shape))
+    num_masked = _check.count("num_masked", num_masked, 0, math.prod(shape))
     return _top_mask(scores, num_masked, among)
 
 
 @_tracing.jit
-def _top_mask(scores: jax.Array, num_masked: Any, among: jax.Array | None) -> jax.Array:
+def _top_mask(scores: Any, num_masked: Any, among: jax.Array | None) -> jax.Array:
     words = _descending_words(scores.reshape(-1))
-    pool = (words == words) if among is None else among.reshape(-1)
+    everything = _tracing.vary_as(jnp.ones(words.shape, bool), words)
+    pool = everything if among is None else among.reshape(-1)
     eligible = jnp.sum(pool, dtype=jnp.int32)
     count = _counts.clamp(jnp.asarray(num_masked), 0, eligible)
     return _subsets.lowest(words, pool, count).reshape(scores.shape)

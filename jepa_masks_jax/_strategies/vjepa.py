@@ -1,7 +1,7 @@
 """V-JEPA's blocks in space and time."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax import lax
 
 from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes, _tracing, _within
 from jepa_masks_jax._draws import Uniform
-from jepa_masks_jax._within import TruePart
+from jepa_masks_jax._within import RealPart
 
 _PLACEMENTS = 4
 """The blocks are placed so many times if one placement may leave no context."""
@@ -22,12 +22,12 @@ def vjepa_mask(
     key: jax.Array,
     grid: _check.Grid,
     *,
-    num_blocks: int = 8,
+    num_blocks: _check.Int = 8,
     spatial_scale: _check.Range = (0.15, 0.15),
     temporal_scale: _check.Range = _ALL_FRAMES,
     aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
-    max_temporal_keep: float = 1.0,
-    within: _within.Within | None = None,
+    max_temporal_keep: _check.Real = 1.0,
+    within: _check.Within | None = None,
 ) -> jax.Array:
     """Samples one of V-JEPA's two targets: a union of equally sized blocks in space and time.
 
@@ -74,7 +74,7 @@ def vjepa_mask(
             the default.
         max_temporal_keep: only the first `max_temporal_keep` of the frames can be context, in
             `(0, 1]`; later frames are targets. On an image or a sequence it must be the default.
-        within: the true sides of a sample that is smaller than the grid, such as `(5, 9, 12)` for a
+        within: the real sides of a sample that is smaller than the grid, such as `(5, 9, 12)` for a
             shorter clip of smaller frames: ints, or an integer array of shape `(rank,)`, traced or
             not, clamped into `[1, side]`. The mask is the one that `grid=within` gives with the
             same key, False outside, and the context is `inside(grid, within) & ~mask`.
@@ -91,7 +91,7 @@ def vjepa_mask(
     Notes:
         On a square frame a side is cut without extending the other, as in the released code.
 
-        If `within` leaves one true token, the target is empty.
+        If `within` leaves one real token, the target is empty.
 
     Source:
         Bardes et al. (2024), "Revisiting Feature Prediction for Learning Visual Representations
@@ -119,91 +119,75 @@ def vjepa_mask(
         [0, 0]
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3))
-    frames, *frame = _grids.as_frames(grid)
     num_blocks = _check.block_count("num_blocks", num_blocks)
     scale = _check.real_range("spatial_scale", spatial_scale)
-    aspect = _sizes.check_aspect_ratio("aspect_ratio", aspect_ratio, len(frame))
     times = _check.real_range("temporal_scale", temporal_scale)
+    aspect = _sizes.check_aspect_ratio("aspect_ratio", aspect_ratio, len(grid))
     keep = _check.fraction("max_temporal_keep", max_temporal_keep, one=True)
-    for name, value, default in (
-        ("temporal_scale", times, _ALL_FRAMES),
-        ("max_temporal_keep", keep, 1.0),
-    ):
-        if len(grid) < 3 and value != default:
-            raise ValueError(
-                f"{name} has no meaning without frames and must be {default}, got {value}"
-            )
-    sides = _within.check(within, grid)
+    if len(grid) < 3:
+        where = "without frames"
+        _check.has_no_meaning("temporal_scale", times, _ALL_FRAMES, where)
+        _check.has_no_meaning("max_temporal_keep", keep, 1.0, where)
+    sides = _check.within(within, grid)
     if sides is not None and times != _ALL_FRAMES:
         raise ValueError(f"within needs temporal_scale={_ALL_FRAMES}, got {temporal_scale!r}")
-
-    frame_options = (math.prod(frame), "aspect_ratio", scale, aspect)
-    time_options = (frames, times, keep)
-    blocks = _within.plan_for(_sizes.jepa_blocks, *frame_options)
-    time = _within.plan_for(_plan_time, *time_options)
-    shortest, longest = time.lengths.whole
-    may_be_full = sides is not None or any(
-        _boxes.can_cover(num_blocks, (longest, *largest), (time.open_frames, *frame))
-        for largest in _sizes.reached_sides(blocks, tuple(frame), keep_area=True)
-    )
-    if sides is not None:
-        blocks = _within.plan_for(_sizes.jepa_blocks, *frame_options, traced=True)
-        time = _within.plan_for(_plan_time, *time_options, traced=len(grid) == 3)
-    layout = _Layout(num_blocks, max(shortest, 1) >= frames, may_be_full)
-    return _vjepa_mask(key, sides, grid, blocks, time, layout)
+    return _vjepa_mask(key, grid, num_blocks, scale, times, aspect, keep, sides)
 
 
-class _Time(NamedTuple):
-    lengths: Uniform
-    """The frames of a block, before they are rounded down."""
-    open_frames: Any
-    """The frames that can be context, from the first."""
-
-
-def _plan_time(frames: np.ndarray, scale: tuple[float, float], max_temporal_keep: float) -> _Time:
-    low, high = scale
-    open_frames = np.maximum(np.floor(frames * max_temporal_keep), 1)
-    return _Time(_draws.whole_uniform(frames * low, frames * high), open_frames)
-
-
-class _Layout(NamedTuple):
-    num_blocks: int
-    all_frames: bool
-    """Whether every block lasts all frames: one frame is then sampled and repeated."""
-    may_be_full: bool
-    """Whether the blocks can leave no context."""
+def _plan_time(
+    frames: np.ndarray, temporal_scale: tuple[float, float], max_temporal_keep: float
+) -> tuple[Uniform, Any]:
+    """Plans the frames of a block, and the frames that can be context, from the first."""
+    lengths = _draws.uniform(*(frames * scale for scale in temporal_scale))
+    return lengths, np.maximum(np.floor(frames * max_temporal_keep), 1)
 
 
 @_tracing.jit
 def _vjepa_mask(
     key: jax.Array,
-    within: jax.Array | None,
     grid: tuple[int, ...],
-    blocks: Any,
-    time: Any,
-    layout: _Layout,
+    num_blocks: int,
+    spatial_scale: tuple[float, float],
+    temporal_scale: tuple[float, float],
+    aspect_ratio: tuple[float, float] | None,
+    max_temporal_keep: float,
+    within: Any,
 ) -> jax.Array:
-    part = _within.true_part(grid, within)
-    video = TruePart(_grids.as_frames(grid), _grids.as_frames(part.sides))
-    frame = TruePart(video.grid[1:], video.sides[1:])
-    time = _within.plan_at(time, video.sides[0])
-    open_part = TruePart(video.grid, (time.open_frames, *frame.sides))
-    placed, covered = (frame, frame) if layout.all_frames else (video, open_part)
-
-    shape = (_PLACEMENTS if layout.may_be_full else 1, layout.num_blocks, len(placed.grid))
-    num_corner_words = math.prod(shape)
-    words = _draws.random_words(key, 3 + num_corner_words + layout.may_be_full)
-    sides = _sizes.sample_jepa_sides(
-        words[1], words[2], _within.plan_at(blocks, frame.tokens), frame.sides, keep_area=True
+    real_sides = _within.real_part(grid, within).sides
+    video = RealPart(_grids.as_frames(grid), _grids.as_frames(real_sides))
+    frame = RealPart(video.grid[1:], video.sides[1:])
+    options = "aspect_ratio", spatial_scale, aspect_ratio
+    blocks = _tracing.planned(
+        _sizes.jepa_blocks, frame.tokens, *options, largest=math.prod(frame.grid)
     )
-    if not layout.all_frames:
-        sides = time.lengths.sample_whole(words[0]), *sides
-    corner_words = jnp.moveaxis(words[3 : 3 + num_corner_words].reshape(shape), -1, 0)
-    unions = jnp.any(_boxes.place_each(corner_words, sides, placed.sides, placed.grid), axis=1)
+    lengths, open_frames = _tracing.planned(
+        _plan_time, video.sides[0], temporal_scale, max_temporal_keep, largest=video.grid[0]
+    )
+    can_be_context = RealPart(video.grid, (open_frames, *frame.sides))
+    may_be_full = within is not None or any(
+        _boxes.can_cover(num_blocks, (lengths.floors[1], *sides), can_be_context.sides)
+        for sides in _sizes.all_sides(
+            blocks.counts.floors[1], blocks.aspects, frame.grid, keep_area=True
+        )
+    )
+    # If every block lasts all frames, one frame is sampled and repeated.
+    all_frames = within is not None or max(lengths.floors[0], 1) >= video.grid[0]
+    room, to_leave = (frame, frame) if all_frames else (video, can_be_context)
 
-    is_full = jnp.all(unions | ~covered.inside[None], axis=range(1, unions.ndim))
+    placements = _PLACEMENTS if may_be_full else 1
+    rank, corner_count = len(room.grid), placements * num_blocks * len(room.grid)
+    words = _draws.random_words(key, 3 + corner_count + 1)
+    length_word, count_word, aspect_word = words[:3]
+    corner_words = words[3:-1].reshape(placements, num_blocks, rank)
+    sides = _sizes.sample_jepa_sides(count_word, aspect_word, blocks, frame.sides, keep_area=True)
+    if not all_frames:
+        sides = lengths.sample_floor(length_word), *sides
+    placed = _boxes.place_each(jnp.moveaxis(corner_words, -1, 0), sides, room.sides, room.grid)
+    unions = jnp.any(placed, axis=1)
+
+    is_full = jnp.all(unions | ~to_leave.inside[None], axis=range(1, unions.ndim))
     first_open = lax.argmin(is_full, 0, jnp.int32)
     target = jnp.broadcast_to(unions[first_open], video.grid)
-    if layout.may_be_full:
-        target = _boxes.leave_one(target, open_part, words[-1])
-    return ((target | ~open_part.inside) & video.inside).reshape(grid)
+    if may_be_full:
+        target = _boxes.leave_one(target, can_be_context, words[-1])
+    return ((target | ~can_be_context.inside) & video.inside).reshape(grid)
