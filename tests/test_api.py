@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,15 @@ print(*set(sys.modules) - before)
 
 def test_the_package_is_marked_as_typed():
     assert resources.files(jm).joinpath("py.typed").is_file()
+
+
+def test_the_citation_and_the_changelog_name_the_version_and_its_date():
+    root = Path(__file__).parents[1]
+    if not (root / "CITATION.cff").exists():
+        pytest.skip("the citation is not beside the tests")
+    citation = re.findall(
+        r"^(version|date-released): (\S+)$", (root / "CITATION.cff").read_text(), re.M
+    )
+    assert citation[0] == ("version", jm.__version__)
+    heading = "## [{}] - {}".format(*(value for _, value in citation))
+    assert heading in (root / "CHANGELOG.md").read_text().splitlines()
