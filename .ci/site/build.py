@@ -6,6 +6,7 @@ strategy and preset.
 
 import contextlib
 import functools
+import inspect
 import io
 import os
 import re
@@ -28,7 +29,10 @@ import jepa_masks_jax as jm  # noqa: E402
 from jepa_masks_jax import __main__ as command  # noqa: E402
 from jepa_masks_jax import plotting  # noqa: E402
 
-GUIDES = {"models": ROOT / ".github" / "MODELS.md"}
+GUIDES = {
+    "recipes": ROOT / ".github" / "RECIPES.md",
+    "models": ROOT / ".github" / "MODELS.md",
+}
 MODULES = ["jepa_masks_jax", "jepa_masks_jax.presets", "jepa_masks_jax.plotting"]
 
 
@@ -36,13 +40,14 @@ def main(folder):
     """Writes the pictures, the pages and the search index."""
     modules = {name: pdoc.doc.Module.from_name(name) for name in MODULES}
     modules |= {f"jepa_masks_jax.{name}": guide(name, path) for name, path in GUIDES.items()}
-    speak(modules["jepa_masks_jax.presets"])
+    describe_presets(modules["jepa_masks_jax.presets"])
     # Signatures show classes by the names that users write.
     jax.Array.__qualname__ = "Array"
     matplotlib.axes.Axes.__module__ = "matplotlib.axes"
     # The docstrings name repositories without a scheme.
     repository = re.compile(r"(?<![/\w])(github\.com/[\w-]+/[\w-]+)")
     pdoc.render_helpers.markdown_link_patterns.append((repository, r"https://\1"))
+    pdoc.render_helpers.markdown_extensions["toc"]["depth"] = 3
 
     pdoc.render.configure(docformat="google", template_directory=Path(__file__).parent)
     dark = HtmlFormatter(style="github-dark").get_style_defs(".pdoc-code")
@@ -72,26 +77,33 @@ def absolute_links(path):
     else:
         base = ROOT.as_uri()
 
-    def absolute(link):
-        file, anchor = link[1], link[2] or ""
+    def absolute(match):
+        code, file, anchor = match.groups(default="")
+        if code:
+            return code
         target = (path.parent / file).resolve(strict=True)
         pages = [f"{name}.html" for name, other in GUIDES.items() if other == target]
-        return f"]({pages[0] if pages else f'{base}/{target.relative_to(ROOT)}'}{anchor})"
+        raw = "?raw=true" if target.suffix == ".png" else ""
+        return f"]({pages[0] if pages else f'{base}/{target.relative_to(ROOT)}{raw}'}{anchor})"
 
-    return re.sub(r"\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)", absolute, path.read_text())
+    code, link = r"(^```.*?^```|`[^`\n]+`)", r"\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)"
+    return re.sub(f"{code}|{link}", absolute, path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-def speak(presets):
-    """Shows the docstrings that presets have of their own."""
+def describe_presets(module):
+    """Shows each preset as a call of its strategy, with the docstring of its own if it has one."""
     for name, preset in command.PRESETS.items():
+        options = ", ".join(f"{option}={value!r}" for option, value in preset.keywords.items())
+        variable = module.members[name]
+        variable.default_value_str = f"jepa_masks_jax.{preset.func.__name__}({options})"
         if preset.__doc__ != functools.partial.__doc__:
-            presets.members[name].docstring = pdoc.doc._safe_getdoc(preset)
+            variable.docstring = inspect.cleandoc(preset.__doc__)
 
 
 def draw(folder):
-    """Draws what the command draws; returns the size of each picture, in CSS pixels."""
+    """Draws what the command draws; returns the size in CSS pixels and the legend of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {}
+    pictures = {}
     with tempfile.TemporaryDirectory() as scratch, matplotlib.rc_context({"savefig.dpi": 200}):
         picture = Path(scratch) / "picture.png"
         for name in [*command.STRATEGIES, *command.PRESETS, "top_mask"]:
@@ -102,11 +114,20 @@ def draw(folder):
                     command.main([name, "--out", str(picture)])
             with Image.open(picture) as image:
                 image.convert("RGB").save(folder / f"{name}.webp", quality=85)
-                sizes[name] = [side // 2 for side in image.size]
+                pictures[name] = [*(side // 2 for side in image.size), legend(name)]
     strategies = [name for name in jm.__all__ if re.search("_masks?$", name)]
-    if missing := {*strategies, *jm.presets.__all__} - sizes.keys():
+    if missing := {*strategies, *jm.presets.__all__} - pictures.keys():
         sys.exit(f"no picture of {', '.join(sorted(missing))}")
-    return sizes
+    return pictures
+
+
+def legend(name):
+    """Says what the colors of a picture mean."""
+    if len(command.default_grid(name)) == 1:
+        return "Light blue tokens are context, orange ones are masked."
+    if name.startswith("ijepa"):
+        return "Context shows the photograph, each target has a color, and dark tokens are neither."
+    return "Context shows the photograph, and masked tokens are orange."
 
 
 def top_mask():
