@@ -42,7 +42,7 @@ Invalid options raise before anything is traced. Counts in arrays and `within` a
   `box_mask`.
 - Published settings: `jepa_masks_jax.presets`.
 - From masks to tokens: `token_indices`, `take_tokens`, `put_tokens`, `clip_count`,
-  `squared_distance`.
+  `squared_distance`. Several samples in one row: `balanced_order`.
 - Grids: `image_grid`, `video_grid`, `inside`.
 - On the host: `mask_statistics`, `to_mask_spec`, `to_mask_specs`.
 - Ports of jepa-rs: `block_mask`, `spatiotemporal_mask`, `multi_block_mask`.
@@ -80,6 +80,7 @@ tests compare stored hashes, and a change of one is a breaking change.
 from jepa_masks_jax import presets
 from jepa_masks_jax._distance import squared_distance
 from jepa_masks_jax._grids import image_grid, video_grid
+from jepa_masks_jax._rows import balanced_order
 from jepa_masks_jax._spec import (
     DuplicateIndexError,
     EmptyContextError,
@@ -135,6 +136,7 @@ __all__ = [
     "take_tokens",
     "put_tokens",
     "clip_count",
+    "balanced_order",
     "squared_distance",
     # Grids
     "image_grid",

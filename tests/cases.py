@@ -202,6 +202,12 @@ def _top(key, grid):
     return jm.top_mask(scores, num_masked=sum(grid), among=scores > np.uint32(1))
 
 
+def _balanced(key, samples, rows):
+    """An order of counts of the key's own, many of them equal."""
+    words = jax.random.bits(jax.random.clone(key), (samples,), np.uint32)
+    return jm.balanced_order(key, (words % np.uint32(9)).astype(np.int32), rows=rows)
+
+
 SIZES = [
     Case("sized-images", _sized_images, ((9, 12),), {}),
     Case("sized-sequences", _sized_sequences, ((50,),), {}),
@@ -213,6 +219,7 @@ TOKENS = [
     Case("traced-counts", _counted, ((6, 7),), {}),
     Case("put-tokens", _put, ((14, 14),), {}),
     Case("squared-distance", _distance, ((14, 14),), {}),
+    Case("balanced-order", _balanced, (30, 6), {}),
     Case("token-indices", _exact_context, ((14, 14),), {}),
     Case("take-tokens", _taken, ((14, 14),), {}),
     Case("own-tokens", _own_tokens, ((14, 14),), {}),
