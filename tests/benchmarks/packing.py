@@ -10,6 +10,7 @@ import argparse
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,17 +27,34 @@ WIDTHS = (192, 384, 1024)
 
 class Setting(NamedTuple):
     name: str
-    preset: str
+    draw: Callable[[jax.Array], jax.Array]
+    """draws the context of one sample, bool[*grid]"""
     grid: tuple[int, ...]
     truncated: int
     """the size of the batches that are cut to their shortest mask"""
 
 
+def ijepa(grid):
+    return lambda key: jm.presets.ijepa(key, grid).context
+
+
+def vjepa(preset):
+    return lambda key: ~preset(key, (8, 14, 14))
+
+
+def mae_of_mixed_shapes(key):
+    """Draws height and width, each from 8 to 32 tokens, and MAE's context of such an image."""
+    sides_key, mask_key = jax.random.split(key)
+    sides = jax.random.randint(sides_key, (2,), 8, 33)
+    return jm.inside((32, 32), sides) & ~jm.presets.mae(mask_key, (32, 32), within=sides)
+
+
 SETTINGS = [
-    Setting("I-JEPA, 14x14", "ijepa", (14, 14), 128),
-    Setting("I-JEPA, 16x16", "ijepa", (16, 16), 128),
-    Setting("V-JEPA's short range, 8x14x14", "vjepa_short_range", (8, 14, 14), 24),
-    Setting("V-JEPA's long range, 8x14x14", "vjepa_long_range", (8, 14, 14), 24),
+    Setting("I-JEPA, 14x14", ijepa((14, 14)), (14, 14), 128),
+    Setting("I-JEPA, 16x16", ijepa((16, 16)), (16, 16), 128),
+    Setting("V-JEPA, short range, 8x14x14", vjepa(jm.presets.vjepa_short_range), (8, 14, 14), 24),
+    Setting("V-JEPA, long range, 8x14x14", vjepa(jm.presets.vjepa_long_range), (8, 14, 14), 24),
+    Setting("MAE, 8x8 to 32x32", mae_of_mixed_shapes, (32, 32), 128),
 ]
 
 
@@ -52,12 +70,7 @@ class Way(NamedTuple):
 
 def contexts(setting, key, batch):
     """Draws contexts: bool[batch, *grid]."""
-
-    def draw(key):
-        masks = getattr(jm.presets, setting.preset)(key, setting.grid)
-        return masks.context if setting.preset == "ijepa" else ~masks
-
-    return jax.vmap(draw)(jax.random.split(key, batch))
+    return jax.vmap(setting.draw)(jax.random.split(key, batch))
 
 
 def count_all(masks):
@@ -145,9 +158,12 @@ def arguments(setting, width):
     return init(width), jnp.zeros((STEP_BATCH, math.prod(setting.grid), width)), jax.random.key(0)
 
 
+@functools.cache
 def flops_of(setting, way, width):
+    """Counts the FLOPs of a step; the code need not be fast."""
     shapes = jax.eval_shape(functools.partial(arguments, setting, width))
-    compiled = jax.jit(functools.partial(step, setting, way)).lower(*shapes).compile()
+    lowered = jax.jit(functools.partial(step, setting, way)).lower(*shapes)
+    compiled = lowered.compile({"xla_backend_optimization_level": 0})
     return compiled.cost_analysis()["flops"]
 
 
