@@ -1,6 +1,8 @@
 """Masks do not depend on how many devices or processes draw them, and need no communication.
 
-The suite has eight devices. For two processes the test runs this file as a program.
+The suite has eight devices. What they draw is drawn under every check that JAX can switch on, with
+explicit axes in 64-bit mode and with others in 32-bit mode, so that one program tells of both. For
+two processes the test runs this file as a program.
 """
 
 import functools
@@ -17,8 +19,11 @@ from cases import ALL, FIRST
 from digests import assert_digests, drawn, keys_for
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from modes import every_check, x64
 
 PROCESSES = [case for case in ALL if case.name in ("block", "ijepa", "vjepa-long", "random")]
+# Before jax 0.8, jax.random does not take explicit axes.
+FAST_AXES = "Explicit" if jax.__version_info__ >= (0, 8) else "Auto"
 COLLECTIVE = re.compile("all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter")
 
 
@@ -32,26 +37,22 @@ def draw_by_shard_map(keys):
 
 
 @pytest.mark.parametrize(
-    ("axes", "draw"),
+    ("axes", "draw", "enable_x64"),
     [
-        pytest.param("Auto", draw_by_jit, id="auto", marks=pytest.mark.slow),
-        pytest.param("Auto", draw_by_shard_map, id="shard_map", marks=pytest.mark.slow),
-        pytest.param(
-            "Explicit",
-            draw_by_jit,
-            id="explicit",
-            marks=pytest.mark.skipif(
-                jax.__version_info__ < (0, 8), reason="jax.random needs jax 0.8 for them"
-            ),
-        ),
+        pytest.param("Auto", draw_by_jit, False, id="auto", marks=pytest.mark.slow),
+        pytest.param("Auto", draw_by_shard_map, False, id="shard_map", marks=pytest.mark.slow),
+        pytest.param(FAST_AXES, draw_by_jit, True, id="explicit"),
     ],
 )
-def test_eight_devices_draw_the_masks_of_one_without_communication(axes, draw):
+def test_eight_devices_draw_the_masks_of_one_without_communication_under_every_check(
+    axes, draw, enable_x64
+):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType[axes],))
-    keys = jax.device_put(keys_for(8), NamedSharding(mesh, P("data")))
-    with jax.set_mesh(mesh):
-        program = jax.jit(draw).lower(keys).compile()
-        masks = program(keys)
+    with x64(enable_x64), jax.set_mesh(mesh):
+        keys = jax.device_put(keys_for(8), NamedSharding(mesh, P("data")))
+        with every_check():
+            program = jax.jit(draw).lower(keys).compile()
+            masks = program(keys)
     for mask in jax.tree.leaves(masks):
         assert mask.sharding.shard_shape(mask.shape)[0] == len(keys) // 8
     assert not COLLECTIVE.search(program.as_text())

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 @pytest.mark.slow
 def test_jit_and_vmap():
-    cases = [case for case in ALL if case not in FIRST]  # test_strict_modes.py draws the first ones
+    cases = [case for case in ALL if case not in FIRST]  # test_devices.py draws the first ones
     assert_digests(jax.jit(lambda keys: drawn(cases, keys))(fixed_keys()))
 
 
@@ -44,7 +44,15 @@ def test_export_and_its_round_trip_through_bytes():
     assert_digests(jax.tree.unflatten(tree, masks))
 
 
-@pytest.mark.parametrize("case", ALL, ids=repr)
+def first_fast(cases):
+    """Leaves the first case of each function to every run of the suite, and marks others slow."""
+    first = first_of_each_function(cases)
+    return [
+        case if case in first else pytest.param(case, marks=pytest.mark.slow) for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", first_fast(ALL), ids=repr)
 def test_eager_calls_are_traced_once_and_a_strategy_moves_nothing_to_the_device(case):
     first, *others = fixed_keys()
     masks = [case(first)]
@@ -74,7 +82,7 @@ def with_arrays(value):
     return np.array(value) if is_real else value
 
 
-@pytest.mark.parametrize("case", MASKS, ids=repr)
+@pytest.mark.parametrize("case", first_fast(MASKS), ids=repr)
 def test_static_options_of_other_types_give_the_same_masks_without_a_trace(case):
     parameters = inspect.signature(case.function).parameters.values()
     options = {p.name: p.default for p in parameters if p.default is not p.empty} | case.options
