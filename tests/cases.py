@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pytest
 
 import jepa_masks_jax as jm
 
@@ -239,3 +240,18 @@ _CALLED_BY_OTHERS = _CALLED_BY_OWN_TOKENS + _CALLED_BY_TRACED_COUNTS
 
 FIRST = [case for case in first_of_each_function(ALL) if case.name not in _CALLED_BY_OTHERS]
 """Calls of every function, for programs that would compile too long with all cases."""
+
+
+def first_fast(cases, fast):
+    """Leaves the first cases to every run of the suite, and marks the others slow."""
+    return [*cases[:fast], *map(slow, cases[fast:])]
+
+
+def first_of_each_fast(cases):
+    """Leaves the first case of each function to every run, and marks the others slow."""
+    first = first_of_each_function(cases)
+    return [case if case in first else slow((case,)) for case in cases]
+
+
+def slow(values):
+    return pytest.param(*values, marks=pytest.mark.slow)

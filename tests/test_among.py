@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import transcription
 from scipy import stats
+from transcription import count_range, keys_and_words
 
 import jepa_masks_jax as jm
 
@@ -23,23 +24,6 @@ MASKED = {
     "count": 4,
     "count-pair": (2, 6),
 }
-
-
-def count_range(eligible, masked):
-    """The lowest and the highest count of a ratio or a count, each one or a pair."""
-    pair = masked if isinstance(masked, tuple) else (masked, masked)
-    counts = [
-        max(round(value * eligible), 1) if isinstance(value, float) else int(value)
-        for value in pair
-    ]
-    return [min(count, max(eligible - 1, 0)) for count in counts]
-
-
-def among_definition(words, pool, masked):
-    """Reads a word for each token of the grid, then one for the count."""
-    low, high = count_range(int(pool.sum()), masked)
-    count = low + transcription.whole(words[pool.size], high - low + 1)
-    return transcription.random_subset(words, pool.reshape(-1), count).reshape(pool.shape)
 
 
 def option(masked):
@@ -73,12 +57,11 @@ def sampled(key, pool, count):
 @pytest.fixture(scope="module")
 def samples():
     """Keys, their words, pools, traced counts from -2 on, and the masks of each."""
-    keys = jax.random.split(jax.random.key(5), 10)
-    words = jax.jit(jax.vmap(lambda key: jax.random.bits(key, (16,), jnp.uint32)))(keys)
+    keys, words = keys_and_words(5, 10, 16)
     counts = np.arange(len(pools())) % 19 - 2
     draw = jax.vmap(jax.vmap(sampled, (None, 0, 0)), (0, None, None))
     masks = jax.jit(draw)(keys, pools(), counts)
-    return keys, np.asarray(words), pools(), counts, jax.tree.map(np.asarray, masks)
+    return keys, words, pools(), counts, jax.tree.map(np.asarray, masks)
 
 
 def test_counts_are_of_the_eligible_tokens(samples):
@@ -110,7 +93,7 @@ def test_masks_are_their_definition(samples):
     _, words, all_pools, _, masks = samples
     for i, j in itertools.product(range(3), range(len(all_pools))):
         for name in MASKED:
-            expected = among_definition(words[i], all_pools[j], MASKED[name])
+            expected = transcription.among(words[i], all_pools[j], MASKED[name])
             np.testing.assert_array_equal(masks[name][i, j], expected, err_msg=f"{name}, {i}, {j}")
             if f"{name}-slots" in masks:
                 slots = masks[f"{name}-slots"][i, j]

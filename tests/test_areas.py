@@ -10,14 +10,13 @@ import math
 from fractions import Fraction
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from transcription import keys_and_words, real
 
 import jepa_masks_jax as jm
 from jepa_masks_jax.presets import ijepa, vjepa_long_range
 
-KEYS = 100
 SIZES = [(8, 64), (64, 8), (16, 32), (8, 32), (27, 31), (31, 9), (1, 64), (24, 25), (24, 24)]
 LARGEST = (64, 64)
 
@@ -40,19 +39,9 @@ def sides_in(frame, n, aspect):
     return tuple(max(side, 1) for side in cut)
 
 
-def between(word, low, high):
-    return low + (high - low) * int(word) / 2**32
-
-
 def sides_of(words, frame, scale, aspect):
-    n = math.floor(math.prod(frame) * between(words[0], *scale))
-    return sides_in(frame, n, Fraction(between(words[1], *aspect)))
-
-
-def keys_and_words():
-    keys = jax.random.split(jax.random.key(30), KEYS)
-    words = jax.jit(jax.vmap(lambda key: jax.random.bits(key, (16,), jnp.uint32)))(keys)
-    return keys, np.asarray(words)
+    n = math.floor(math.prod(frame) * real(words[0], *scale))
+    return sides_in(frame, n, Fraction(real(words[1], *aspect)))
 
 
 def sides_of_masks(masks):
@@ -65,7 +54,7 @@ def sides_of_masks(masks):
 @pytest.fixture(scope="module")
 def blocks():
     """One target, the context, and one long block of V-JEPA, in one program for all sizes."""
-    keys, _ = keys_and_words()
+    keys, _ = keys_and_words(30)
 
     @jax.jit
     @jax.vmap
@@ -75,7 +64,8 @@ def blocks():
         )
         return targets[0], context, vjepa_long_range(key, LARGEST, num_blocks=1, within=size)
 
-    return {size: [np.asarray(m) for m in draw(keys, np.tile(size, (KEYS, 1)))] for size in SIZES}
+    sizes = {size: np.tile(size, (len(keys), 1)) for size in SIZES}
+    return {size: list(map(np.asarray, draw(keys, tiled))) for size, tiled in sizes.items()}
 
 
 DEFAULT = (0.75, 1.5)
@@ -88,7 +78,7 @@ SETTINGS = [  # of a target, the context and a long block: its words, its scale,
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_sides_are_those_of_the_words(blocks, size):
-    _, words = keys_and_words()
+    _, words = keys_and_words(30)
     for masks, (at, scale, aspect) in zip(blocks[size], SETTINGS, strict=True):
         for i, sides in enumerate(sides_of_masks(masks).tolist()):
             assert tuple(sides) == sides_of(words[i, list(at)], size, scale, aspect), f"key {i}"
@@ -114,7 +104,7 @@ def test_mean_shares_of_the_grid(blocks, size, target, context, long):
 )
 def test_thin_grids_of_the_static_call(grid):
     """No grid is too thin, nor is a frame of a video."""
-    keys, words = keys_and_words()
+    keys, words = keys_and_words(30)
 
     @jax.jit
     @jax.vmap
@@ -316,7 +306,7 @@ def test_vjepa_places_blocks_again_exactly_if_they_can_cover_a_frame(
 
 def test_two_blocks_of_a_wide_frame_never_hide_all_of_it():
     """Two blocks of 0.7 of 4x16 are 4 by 11: one in five pairs covers it, and is placed again."""
-    keys, _ = keys_and_words()
+    keys, _ = keys_and_words(30)
     masks = jax.jit(jax.vmap(lambda key: vjepa_long_range(key, (4, 16))))(keys)
     count = np.asarray(masks).sum((1, 2))
     assert np.all((count >= 44) & (count < 64))

@@ -137,9 +137,21 @@ def answer(call):
     return None
 
 
-def assert_refused(calls, errors, pattern):
-    """Asserts that every call is refused so; a failure shows the names of those that are not."""
-    answers = {name: answer(call) for name, call in calls.items()}
+def assert_refused(calls, errors, pattern, traced=None):
+    """Asserts that every call is refused so; a failure shows the names of those that are not.
+
+    Calls take what is `traced`, if anything is.
+    """
+    answers = {}
+
+    def call_all(*traced):
+        for name, call in calls.items():
+            answers[name] = answer(functools.partial(call, *traced))
+
+    if traced is None:
+        call_all()
+    else:
+        jax.eval_shape(call_all, traced)
     wrong = {
         name: error
         for name, error in answers.items()
@@ -151,12 +163,13 @@ def assert_refused(calls, errors, pattern):
 @pytest.mark.parametrize(("function", "name"), OPTIONS, ids=name_of)
 def test_an_option_of_a_wrong_type_or_out_of_range(function, name):
     for error, values in zip((TypeError, ValueError), STRATEGIES[function][name], strict=True):
-        calls = {}
-        for value in values:
-            call = functools.partial(function, **{**VALID[function], name: value})
-            calls[f"{name}={value!r}"] = functools.partial(call, KEY)
-            calls[f"{name}={value!r} inside jit"] = functools.partial(jax.eval_shape, call, KEY)
-        assert_refused(calls, error, rf"\b{name}\b")
+        calls = {
+            f"{name}={value!r}": functools.partial(function, **{**VALID[function], name: value})
+            for value in values
+        }
+        eager = {of: functools.partial(call, KEY) for of, call in calls.items()}
+        assert_refused(eager, error, rf"\b{name}\b")
+        assert_refused(calls, error, rf"\b{name}\b", traced=KEY)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +181,11 @@ def test_a_traced_option(function, name):
     forms = {"one": lambda x: x[0], "an array": lambda x: x, "a pair": lambda x: (x[0], x[1])}
 
     def calling(form):
-        call = lambda traced: function(KEY, **{**VALID[function], name: form(traced)})  # noqa: E731
-        return lambda: jax.eval_shape(call, jax.ShapeDtypeStruct((2,), jnp.int32))
+        return lambda traced: function(KEY, **{**VALID[function], name: form(traced)})
 
     calls = {what: calling(form) for what, form in forms.items()}
-    assert_refused(calls, (TypeError, ValueError), rf"\b{name}\b")
+    traced = jax.ShapeDtypeStruct((2,), jnp.int32)
+    assert_refused(calls, (TypeError, ValueError), rf"\b{name}\b", traced)
 
 
 NOT_KEYS = [

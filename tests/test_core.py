@@ -334,6 +334,23 @@ def test_sampled_sides_are_the_roots_of_what_is_sampled_also_on_large_grids(
         assert tuple(min(max(s, 1), n) for s, n in zip(sides, grid, strict=True)) == kept
 
 
+def test_sides_worked_by_hand():
+    sample = jax.jit(functools.partial(_sizes.sample_jepa_sides, keep_area=True))
+    for grid, scale, aspect, sides in [
+        # n = floor(62.999...) = 62: sqrt(55.8) = 7.47, sqrt(68.9) = 8.3
+        ((9, 10), 0.7, 0.9, (7, 8)),
+        ((5, 5), 0.2, 0.8, (2, 2)),  # n = 5: sqrt(5 / 0.8) = 2.5, half to even
+        ((5, 7), 0.2, 1.75, (4, 2)),  # n = 7: sqrt(7 * 1.75) = 3.5, half to even
+        ((20, 5), 0.35, 5.6, (14, 2)),  # n = 35: sqrt(35 * 5.6) = 14, sqrt(35 / 5.6) = 2.5
+        ((12, 12), 0.473, 1.0625, (8, 8)),  # n = 68: sqrt(68 * 1.0625) = 8.5, sqrt(64) = 8
+    ]:
+        blocks = jepa_blocks([math.prod(grid) * scale] * 2, (aspect, aspect))
+        for word in words(6, 3, 2):
+            assert sample(*word, blocks, grid) == sides
+            assert set(_sizes.reached_sides(blocks, grid, keep_area=True)) == {sides}
+
+
+@pytest.mark.slow
 def test_ijepa_block_of_two_thousand_tokens_a_side():
     options = {"num_targets": 1, "target_scale": (0.25, 0.25), "target_aspect_ratio": (0.5, 0.5)}
     draw = jax.jit(lambda key: jm.ijepa_masks(key, (2000, 2000), **options).targets)

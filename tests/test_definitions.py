@@ -1,24 +1,16 @@
 """Every strategy draws the masks of its definition in plain NumPy, and sizes worked by hand."""
 
 import functools
+import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import transcription
+from cases import first_fast
+from transcription import keys_and_words
 
 import jepa_masks_jax as jm
-
-_KEYS = 100
-_WORDS = 320  # more than any mask below needs: a key's words do not depend on how many are drawn
-
-
-@functools.cache
-def keys_and_words():
-    keys = jax.random.split(jax.random.key(20), _KEYS)
-    words = jax.jit(jax.vmap(lambda key: jax.random.bits(key, (_WORDS,), jnp.uint32)))(keys)
-    return keys, np.asarray(words)
 
 
 def draw(function, keys, grid, **options):
@@ -27,16 +19,26 @@ def draw(function, keys, grid, **options):
     return jax.tree.map(np.asarray, masks)
 
 
-def first_fast(cases, fast=4):
-    """Leaves the first cases to every run of the suite, and marks the others slow."""
-    slow = [pytest.param(*case, marks=pytest.mark.slow) for case in cases[fast:]]
-    return cases[:fast] + slow
+BLOCKS_BY_HAND = [
+    ((5, 5), 0.2, 1.25, (3, 1)),  # n = 5: sqrt(5 * 1.25) = 2.5, away from zero; 5 // 3 = 1
+    ((2, 20), 0.5, 1.25, (2, 4)),  # n = 20: sqrt(20 * 1.25) = 5 is clamped; 20 // 5 = 4
+    ((4, 4), 0.02, 1.0, (1, 1)),  # n = round(0.32) = 0
+    ((10, 10), 0.05, 8.45, (7, 1)),  # n = 5: sqrt(5 * 8.45) = 6.5, away from zero; 5 // 7 = 0
+    ((14, 14), 0.075, 0.01, (1, 1)),  # n = 15: round(sqrt(0.15)) = 0, and so 1 wide
+]
+
+
+@pytest.mark.parametrize(("grid", "scale", "aspect", "size"), BLOCKS_BY_HAND)
+def test_the_definition_of_a_block_has_the_sides_worked_by_hand(grid, scale, aspect, size):
+    """The masks of these settings are compared with the definition below."""
+    n = transcription.round_half_up(math.prod(grid) * scale)
+    assert tuple(transcription.clamp(transcription.block_sides(n, aspect), grid)) == size
 
 
 def assert_matches_transcription(name, grid, options):
-    keys, words = keys_and_words()
+    keys, words = keys_and_words(20)
     drawn = jax.tree.leaves(draw(getattr(jm, name), keys, grid, **options))
-    for i in range(_KEYS):
+    for i in range(100):
         expected = getattr(transcription, name)(words[i], grid, **options)
         for got, wanted in zip(drawn, expected if len(drawn) > 1 else [expected], strict=True):
             np.testing.assert_array_equal(got[i], wanted, err_msg=f"key {i}")
@@ -47,8 +49,8 @@ def assert_matches_transcription(name, grid, options):
     first_fast(
         [
             ((14, 14), {}),
-            ((4, 9, 7), {"num_targets": 3}),
             ((5, 70), {"target_scale": (0.3, 0.9)}),
+            ((4, 9, 7), {"num_targets": 3}),
             (
                 (3, 100),
                 {"num_targets": 2, "target_scale": (0.5, 1.0), "target_aspect_ratio": (0.1, 1)},
@@ -80,7 +82,19 @@ def assert_matches_transcription(name, grid, options):
                 },
             ),
             ((9, 9), {"num_targets": 40, "target_scale": (0.5, 0.9)}),
-        ]
+            *(
+                (
+                    grid,
+                    {
+                        "num_targets": 1,
+                        "target_scale": (scale, scale),
+                        "target_aspect_ratio": (aspect, aspect),
+                    },
+                )
+                for grid, scale, aspect, _ in BLOCKS_BY_HAND
+            ),
+        ],
+        fast=2,
     ),
     ids=str,
 )
@@ -99,7 +113,8 @@ def test_block_mask_is_its_definition(grid, options):
             ((1, 33), {"temporal_extent": (1, 3), "spatial_scale": (0.1, 0.9)}),
             ((5, 33, 1), {"num_targets": 3, "temporal_extent": (1, 7)}),
             ((3, 3, 3), {"num_targets": 4, "temporal_extent": (2, 5), "spatial_scale": (0.3, 1.0)}),
-        ]
+        ],
+        fast=2,
     ),
     ids=str,
 )
@@ -118,7 +133,8 @@ def test_spatiotemporal_mask_is_its_definition(grid, options):
             ((2, 2), {"mask_ratio": 0.99, "num_blocks": 1}),
             ((2, 3, 3), {"mask_ratio": 0.9, "num_blocks": 2}),
             ((1, 2), {}),
-        ]
+        ],
+        fast=2,
     ),
     ids=str,
 )
@@ -134,9 +150,9 @@ _TOPPED_UP = {"num_targets": 3, "context_scale": (0.05, 0.3), "min_keep": 15}
     first_fast(
         [
             ((14, 14), {}),
+            ((9, 9), _TOPPED_UP | {"sampling": "reference"}),
             ((14, 14), {"sampling": "reference"}),
             ((9, 9), _TOPPED_UP),
-            ((9, 9), _TOPPED_UP | {"sampling": "reference"}),
             ((3, 40), _TOPPED_UP),
             ((37, 5), _TOPPED_UP),
             ((7, 40), {"allow_overlap": True, "num_targets": 2}),
@@ -151,7 +167,8 @@ _TOPPED_UP = {"num_targets": 3, "context_scale": (0.05, 0.3), "min_keep": 15}
                 {"num_targets": 2, "target_scale": (0.2, 0.2), "target_aspect_ratio": (0.8, 0.8)},
             ),
             ((2, 2), {"num_targets": 1, "target_scale": (0.2, 0.6), "min_keep": 1}),
-        ]
+        ],
+        fast=2,
     ),
     ids=str,
 )
@@ -164,12 +181,12 @@ def test_ijepa_masks_are_their_definition(grid, options):
     first_fast(
         [
             ((8, 14, 14), {}),
-            ((8, 14, 14), {"num_blocks": 2, "spatial_scale": (0.7, 0.7)}),
-            ((4, 5, 5), {"num_blocks": 2, "spatial_scale": (0.5, 1.0)}),
             (
                 (4, 5, 5),
                 {"num_blocks": 3, "spatial_scale": (0.5, 1.0), "temporal_scale": (0.3, 1.0)},
             ),
+            ((8, 14, 14), {"num_blocks": 2, "spatial_scale": (0.7, 0.7)}),
+            ((4, 5, 5), {"num_blocks": 2, "spatial_scale": (0.5, 1.0)}),
             (
                 (6, 8, 8),
                 {
@@ -201,7 +218,8 @@ def test_ijepa_masks_are_their_definition(grid, options):
             ),
             ((70,), {"num_blocks": 3}),
             ((9,), {"spatial_scale": (0.01, 1.0)}),
-        ]
+        ],
+        fast=2,
     ),
     ids=str,
 )
@@ -217,7 +235,8 @@ def test_vjepa_mask_is_its_definition(grid, options):
             ((37,), {"mask_ratio": 0.01, "span": 3}),
             ((20,), {"mask_ratio": 0.5, "span": 1}),
             ((9,), {"mask_ratio": 0.1, "span": 8}),
-        ]
+        ],
+        fast=2,
     ),
     ids=str,
 )
@@ -236,7 +255,8 @@ def test_span_mask_is_its_definition(grid, options):
             ((20, 5), {"num_masked": 55, "aspect_ratio": (5, 5)}),  # 45 visible tokens: 15x3
             ((6, 6), {"num_masked": 1, "aspect_ratio": (1.0, 1.0), "roll": False}),
             ((1, 9), {"mask_ratio": 0.5, "aspect_ratio": (0.01, 1.0)}),
-        ]
+        ],
+        fast=2,
     ),
     ids=str,
 )
@@ -260,15 +280,16 @@ def test_inverse_block_mask_is_its_definition(grid, options):
                 64,
             ),
             ((14, 14), {"num_masked": 48, "max_block": 16, "aspect_ratio": (0.5, 1)}, 48, 48),
-        ]
+        ],
+        fast=2,
     ),
     ids=str,
 )
 def test_blockwise_mask_is_its_definition(grid, options, least, most):
-    keys, words = keys_and_words()
+    keys, words = keys_and_words(20)
     drawn = draw(jm.blockwise_mask, keys, grid, **options)
     others = {name: options[name] for name in options if name not in ("num_masked", "mask_ratio")}
-    for i in range(_KEYS):
+    for i in range(100):
         expected = transcription.blockwise_mask(words[i], grid, least, most, **others)
         np.testing.assert_array_equal(drawn[i], expected, err_msg=f"key {i}")
 
@@ -286,47 +307,10 @@ def block_size(masks):
 
 @pytest.fixture
 def keys():
-    return keys_and_words()[0]
+    return keys_and_words(20)[0]
 
 
-@pytest.mark.parametrize(
-    ("grid", "scale", "aspect", "size"),
-    [
-        ((5, 5), 0.2, 1.25, (3, 1)),  # n = 5: sqrt(5 * 1.25) = 2.5, away from zero; 5 // 3 = 1
-        ((2, 20), 0.5, 1.25, (2, 4)),  # n = 20: sqrt(20 * 1.25) = 5 is clamped; 20 // 5 = 4
-        ((4, 4), 0.02, 1.0, (1, 1)),  # n = round(0.32) = 0
-        ((10, 10), 0.05, 8.45, (7, 1)),  # n = 5: sqrt(5 * 8.45) = 6.5, away from zero; 5 // 7 = 0
-        ((14, 14), 0.075, 0.01, (1, 1)),  # n = 15: round(sqrt(0.15)) = 0, and so 1 wide
-    ],
-)
-def test_block_mask_size_worked_by_hand(keys, grid, scale, aspect, size):
-    options = {"target_scale": (scale, scale), "target_aspect_ratio": (aspect, aspect)}
-    assert block_size(draw(jm.block_mask, keys, grid, num_targets=1, **options)) == size
-
-
-@pytest.mark.parametrize(
-    ("grid", "scale", "aspect", "size"),
-    [
-        (
-            (9, 10),
-            0.7,
-            0.9,
-            (7, 8),
-        ),  # n = floor(62.999...) = 62: sqrt(55.8) = 7.47, sqrt(68.9) = 8.3
-        ((5, 5), 0.2, 0.8, (2, 2)),  # n = 5: sqrt(5 / 0.8) = 2.5, half to even
-        ((5, 7), 0.2, 1.75, (4, 2)),  # n = 7: sqrt(7 * 1.75) = 3.5, half to even
-        ((20, 5), 0.35, 5.6, (14, 2)),  # n = 35: sqrt(35 * 5.6) = 14, sqrt(35 / 5.6) = 2.5
-        ((12, 12), 0.473, 1.0625, (8, 8)),  # n = 68: sqrt(68 * 1.0625) = 8.5, sqrt(64) = 8
-    ],
-)
-def test_vjepa_and_ijepa_block_size_worked_by_hand(keys, grid, scale, aspect, size):
-    options = {"spatial_scale": (scale, scale), "aspect_ratio": (aspect, aspect)}
-    assert block_size(draw(jm.vjepa_mask, keys, grid, num_blocks=1, **options)) == size
-    options = {"target_scale": (scale, scale), "target_aspect_ratio": (aspect, aspect)}
-    masks = draw(jm.ijepa_masks, keys, grid, num_targets=1, **options)
-    assert block_size(masks.targets[:, 0]) == size
-
-
+@pytest.mark.slow
 def test_tube_size_worked_by_hand(keys):
     masks = draw(
         jm.spatiotemporal_mask,
@@ -339,12 +323,14 @@ def test_tube_size_worked_by_hand(keys):
     assert block_size(masks) == (3, 4, 9)
 
 
+@pytest.mark.slow
 def test_multi_block_square_of_a_ratio_halfway_between_two_counts(keys):
     # round(12.5) = 13, away from zero, and round(sqrt(13)) = 4; of 12 it is 3.
     masks = draw(jm.multi_block_mask, keys, (5, 5), mask_ratio=0.5, num_blocks=1)
     assert block_size(masks) == (4, 4)
 
 
+@pytest.mark.slow
 def test_vjepa_keeps_a_frame_that_may_be_context(keys):
     context = ~draw(jm.vjepa_mask, keys, (8, 4, 4), num_blocks=2, max_temporal_keep=0.1)
     assert context[:, 0].any(axis=(1, 2)).all()
@@ -361,6 +347,7 @@ def test_multi_block_square_stands_in_one_of_four_places_in_every_frame(keys):
     }
 
 
+@pytest.mark.slow
 def test_ijepa_reference_context_block_is_always_the_top_left_13x13(keys):
     masks = draw(jm.ijepa_masks, keys, (14, 14), allow_overlap=True, sampling="reference")
     assert masks.context[:, :13, :13].all()
@@ -390,23 +377,26 @@ def test_vjepa_block_lasts_two_of_eight_frames_and_late_frames_are_all_target(ke
 
 @pytest.mark.parametrize(
     ("function", "grid", "shape", "options", "least", "most"),
-    [
-        (jm.random_mask, (14, 14), (14, 14), {"mask_ratio": 0.75}, 147, 147),
-        (jm.random_mask, (3, 5, 7), (3, 5, 7), {"mask_ratio": 0.4}, 42, 42),
-        (jm.random_mask, (5, 5), (5, 5), {"mask_ratio": 0.5}, 12, 12),  # 12.5, half to even
-        (jm.random_mask, (3, 5), (3, 5), {"mask_ratio": 0.5}, 8, 8),  # 7.5, half to even
-        (jm.random_mask, (2, 7), (2, 7), {"mask_ratio": 0.26}, 4, 4),  # 3.64
-        (jm.random_mask, (2, 2), (2, 2), {"mask_ratio": 0.01}, 1, 1),
-        (jm.random_mask, (2, 2), (2, 2), {"mask_ratio": 0.99}, 3, 3),
-        (jm.random_tube_mask, (3, 4, 5), (4, 5), {"mask_ratio": 0.9}, 18, 18),
-        (jm.object_mask, 7, (7,), {"num_masked": 2}, 2, 2),
-        (jm.object_mask, 9, (9,), {"num_masked": (1, 8)}, 1, 8),
-    ],
+    first_fast(
+        [
+            (jm.random_mask, (5, 5), (5, 5), {"mask_ratio": 0.5}, 12, 12),  # 12.5, half to even
+            (jm.random_tube_mask, (3, 4, 5), (4, 5), {"mask_ratio": 0.9}, 18, 18),
+            (jm.object_mask, 9, (9,), {"num_masked": (1, 8)}, 1, 8),
+            (jm.random_mask, (14, 14), (14, 14), {"mask_ratio": 0.75}, 147, 147),
+            (jm.random_mask, (3, 5, 7), (3, 5, 7), {"mask_ratio": 0.4}, 42, 42),
+            (jm.random_mask, (3, 5), (3, 5), {"mask_ratio": 0.5}, 8, 8),  # 7.5, half to even
+            (jm.random_mask, (2, 7), (2, 7), {"mask_ratio": 0.26}, 4, 4),  # 3.64
+            (jm.random_mask, (2, 2), (2, 2), {"mask_ratio": 0.01}, 1, 1),
+            (jm.random_mask, (2, 2), (2, 2), {"mask_ratio": 0.99}, 3, 3),
+            (jm.object_mask, 7, (7,), {"num_masked": 2}, 2, 2),
+        ],
+        fast=3,
+    ),
 )
 def test_random_subsets_are_their_definition(function, grid, shape, options, least, most):
-    keys, words = keys_and_words()
+    keys, words = keys_and_words(20)
     draw = jax.vmap(lambda key: function(key, grid, **options))
     masks = np.asarray(jax.jit(draw)(keys))
-    for i in range(0, _KEYS, 5):
+    for i in range(0, 100, 5):
         expected = transcription.random_mask(words[i], shape, least, most)
         np.testing.assert_array_equal(masks[i], np.broadcast_to(expected, masks[i].shape))

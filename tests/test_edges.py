@@ -11,35 +11,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transcription
+from cases import first_fast
 
 import jepa_masks_jax as jm
 
 KEY = jax.random.key(0)
-NUM_KEYS = 100
+ONE = {"num_targets": 1}
 
 
 def drawn(function, grid, **options):
     """The masks of a batch of keys, and the random words that they are made of."""
-    keys = jax.random.split(KEY, NUM_KEYS)
+    keys, words = transcription.keys_and_words(0)
     masks = jax.jit(jax.vmap(functools.partial(function, grid=grid, **options)))(keys)
-    words = jax.vmap(lambda key: jax.random.bits(key, (320,), jnp.uint32))(keys)
-    return jax.tree.map(np.asarray, masks), np.asarray(words)
+    return jax.tree.map(np.asarray, masks), words
 
 
 @pytest.mark.parametrize(
     ("grid", "options"),
-    [
-        # Blocks of 3x3 to 5x1 and 2x4: whether one can cover all takes the bounds of both sides.
-        ((3, 3), {"num_targets": 1, "target_scale": (1, 1), "target_aspect_ratio": (0.4, 2.5)}),
-        # The smallest block is one token, the largest all four.
-        ((2, 2), {"num_targets": 1, "target_scale": (0.2, 1), "target_aspect_ratio": (0.4, 2.5)}),
-        # Blocks of no token, or of four tokens below one another: the highest is not the largest.
-        ((4, 1), {"num_targets": 1, "target_scale": (0.1, 1), "target_aspect_ratio": (4, 9)}),
-        ((4, 1), {"target_scale": (0.1, 1), "target_aspect_ratio": (4, 9)}),
-        # A block of no token is drawn as one token.
-        ((4, 4), {"target_scale": (0.01, 0.1), "target_aspect_ratio": (0.5, 9)}),
-        ((4, 4), {"num_targets": 1, "target_scale": (0.01, 0.1), "target_aspect_ratio": (0.5, 9)}),
-    ],
+    first_fast(
+        [
+            # Blocks of 3x3 to 5x1 and 2x4: whether one covers all takes the bounds of both sides.
+            ((3, 3), ONE | {"target_scale": (1, 1), "target_aspect_ratio": (0.4, 2.5)}),
+            # Blocks of no token, or of four below one another: the highest is not the largest.
+            ((4, 1), ONE | {"target_scale": (0.1, 1), "target_aspect_ratio": (4, 9)}),
+            # A block of no token is drawn as one token.
+            ((4, 4), {"target_scale": (0.01, 0.1), "target_aspect_ratio": (0.5, 9)}),
+            ((4, 4), ONE | {"target_scale": (0.01, 0.1), "target_aspect_ratio": (0.5, 9)}),
+            ((4, 1), {"target_scale": (0.1, 1), "target_aspect_ratio": (4, 9)}),
+            # The smallest block is one token, the largest all four.
+            ((2, 2), ONE | {"target_scale": (0.2, 1), "target_aspect_ratio": (0.4, 2.5)}),
+        ],
+        fast=3,
+    ),
     ids=str,
 )
 def test_block_mask(grid, options):
@@ -54,6 +57,7 @@ def test_a_box_that_only_its_longest_side_makes_cover_everything():
     assert set(masks.sum(1).tolist()) == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_blockwise_mask_of_flat_blocks_stays_in_32_bits():
     options = {"min_block": 4, "aspect_ratio": (0.05, 0.2)}
     masks, words = drawn(jm.blockwise_mask, (14, 14), num_masked=90, **options)

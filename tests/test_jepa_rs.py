@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,6 +127,7 @@ def test_spatiotemporal_masking_on_image_shape():
     assert_valid(jm.to_mask_spec(mask), 64)
 
 
+@pytest.mark.slow
 @settings(max_examples=_EXAMPLES)
 @given(seeds, st.integers(4, 19), st.integers(4, 19), st.integers(1, 5))
 def test_prop_block_mask_always_valid(seed, grid_h, grid_w, num_targets):
@@ -146,6 +148,7 @@ def test_prop_block_mask_always_valid(seed, grid_h, grid_w, num_targets):
         assert all(0 <= i < total for i in context + target)
 
 
+@pytest.mark.slow
 @settings(max_examples=_EXAMPLES)
 @given(seeds, st.integers(4, 11), st.integers(4, 11), st.integers(4, 11))
 def test_prop_spatiotemporal_mask_always_valid(seed, frames, grid_h, grid_w):
@@ -161,6 +164,7 @@ def test_prop_spatiotemporal_mask_always_valid(seed, frames, grid_h, grid_w):
         assert_valid(spec, frames * grid_h * grid_w)
 
 
+@pytest.mark.slow
 @settings(max_examples=_EXAMPLES)
 @given(
     seeds,

@@ -7,40 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import transcription
 from scipy import stats
+from transcription import keys_and_words, most_spans, span_mask, spans_apart
 
 import jepa_masks_jax as jm
 
 CHANCE = 1e-6
 PRESETS = {"wav2vec2": jm.presets.wav2vec2, "hubert": jm.presets.hubert}
-
-
-def most_spans(length, span):
-    return (length - 1) // span
-
-
-def apart(words, grid, mask_ratio, span):
-    """Reads a word for each start, then one for the count of spans.
-
-    The spans are laid out one after another: between them, and at the ends, are the other tokens.
-    The places of spans among spans and single tokens are a random subset.
-    """
-    (length,) = grid
-    expected = Fraction(str(mask_ratio)) * length / span
-    count = math.floor(expected + Fraction(int(words[length - span + 1]), 2**32))
-    count = min(max(count, 1), most_spans(length, span))
-    items = length - count * span + count
-    tokens = []
-    for is_span in transcription.random_subset(words, np.ones(items, bool), count):
-        tokens += [True] * span if is_span else [False]
-    return np.array(tokens)
-
-
-def keys_and_words(count):
-    keys = jax.random.split(jax.random.key(7), count)
-    words = jax.jit(jax.vmap(lambda key: jax.random.bits(key, (450,), jnp.uint32)))(keys)
-    return keys, np.asarray(words)
 
 
 def sample(keys, grid, **options):
@@ -56,10 +29,10 @@ def sample(keys, grid, **options):
     ],
 )
 def test_spans_apart_are_their_definition(length, ratio, span):
-    keys, words = keys_and_words(200)
+    keys, words = keys_and_words(7, 200, 450)
     masks = sample(keys, (length,), mask_ratio=ratio, span=span, overlap=False)
     for i, mask in enumerate(masks):
-        np.testing.assert_array_equal(mask, apart(words[i], (length,), ratio, span), str(i))
+        np.testing.assert_array_equal(mask, spans_apart(words[i], (length,), ratio, span), str(i))
 
 
 def test_a_decimal_ratio_is_what_its_digits_say(monkeypatch):
@@ -124,7 +97,7 @@ def of_each_length(preset, lengths, keys, **options):
 )
 def test_every_length_above_a_span_has_masked_tokens_and_others(preset):
     lengths = range(11, 401)
-    keys, words = keys_and_words(4)
+    keys, words = keys_and_words(7, 4, 450)
     span, ratio = preset.keywords["span"], preset.keywords["mask_ratio"]
     overlapping = of_each_length(preset, lengths, keys)
     separate = of_each_length(preset, lengths, keys, overlap=False)
@@ -137,7 +110,7 @@ def test_every_length_above_a_span_has_masked_tokens_and_others(preset):
     assert all(np.all(runs(mask) % span == 0) for mask in separate[:, 0])
     for i, length in enumerate(lengths):
         key = i % len(keys)
-        for masks, definition in ((overlapping, transcription.span_mask), (separate, apart)):
+        for masks, definition in ((overlapping, span_mask), (separate, spans_apart)):
             expected = definition(words[key], (length,), ratio, span)
             np.testing.assert_array_equal(masks[i, key, :length], expected, f"length {length}")
 

@@ -7,7 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from cases import ALL, FIRST, MASKS, first_of_each_function
+from cases import ALL, FIRST, MASKS, first_of_each_fast, first_of_each_function
 from digests import assert_digests, drawn, fixed_keys, stack
 from jax import export, lax
 from modes import no_trace
@@ -44,15 +44,7 @@ def test_export_and_its_round_trip_through_bytes():
     assert_digests(jax.tree.unflatten(tree, masks))
 
 
-def first_fast(cases):
-    """Leaves the first case of each function to every run of the suite, and marks others slow."""
-    first = first_of_each_function(cases)
-    return [
-        case if case in first else pytest.param(case, marks=pytest.mark.slow) for case in cases
-    ]
-
-
-@pytest.mark.parametrize("case", first_fast(ALL), ids=repr)
+@pytest.mark.parametrize("case", first_of_each_fast(ALL), ids=repr)
 def test_eager_calls_are_traced_once_and_a_strategy_moves_nothing_to_the_device(case):
     first, *others = fixed_keys()
     masks = [case(first)]
@@ -82,7 +74,7 @@ def with_arrays(value):
     return np.array(value) if is_real else value
 
 
-@pytest.mark.parametrize("case", first_fast(MASKS), ids=repr)
+@pytest.mark.parametrize("case", first_of_each_fast(MASKS), ids=repr)
 def test_static_options_of_other_types_give_the_same_masks_without_a_trace(case):
     parameters = inspect.signature(case.function).parameters.values()
     options = {p.name: p.default for p in parameters if p.default is not p.empty} | case.options

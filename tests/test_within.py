@@ -21,9 +21,7 @@ from jax import export, lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import code_of, every_check, no_trace, x64
-from test_among import among_definition
-from test_box_mask import transcribed as box_definition
-from test_spans import apart
+from transcription import box_mask, spans_apart
 
 import jepa_masks_jax as jm
 
@@ -31,11 +29,8 @@ _BATCH = 1000
 _WORDS = 600  # more than any mask below needs
 
 
-@functools.cache
 def keys_and_words():
-    keys = jax.random.split(jax.random.key(11), _BATCH)
-    words = jax.jit(jax.vmap(lambda key: jax.random.bits(key, (_WORDS,), jnp.uint32)))(keys)
-    return keys, np.asarray(words)
+    return transcription.keys_and_words(11, _BATCH, _WORDS)
 
 
 def ijepa_definition(words, size, *, min_keep=10, **options):
@@ -56,12 +51,12 @@ def span_definition(words, size, *, overlap=True, mask_ratio, span):
     """The definition; a span is cut to one token less than there are."""
     if size == (1,):
         return np.zeros(size, bool)
-    definition = transcription.span_mask if overlap else apart
+    definition = transcription.span_mask if overlap else spans_apart
     return definition(words, size, mask_ratio, min(span, size[0] - 1))
 
 
 def random_definition(words, size, *, num_masked=None, mask_ratio=None):
-    return among_definition(words, np.ones(size, bool), mask_ratio or num_masked)
+    return transcription.among(words, np.ones(size, bool), mask_ratio or num_masked)
 
 
 class Case(NamedTuple):
@@ -106,7 +101,7 @@ def _random(name, grid, **options):
 
 
 def _boxes(name, grid, **options):
-    return Case(f"boxes{name}", jm.box_mask, grid, options, box_definition)
+    return Case(f"boxes{name}", jm.box_mask, grid, options, box_mask)
 
 
 LONG_RANGE = {"num_blocks": 2, "spatial_scale": (0.7, 0.7)}
@@ -319,7 +314,7 @@ RANDOM_AMONG = Case(
     functools.partial(jm.random_mask, among=np.indices((5, 7)).sum(0) % 3 > 0),
     (5, 7),
     {"num_masked": (1, 12)},
-    lambda words, size, num_masked: among_definition(
+    lambda words, size, num_masked: transcription.among(
         words, np.indices(size).sum(0) % 3 > 0, num_masked
     ),
 )

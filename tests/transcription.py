@@ -1,5 +1,7 @@
 """The definitions of the masks in plain Python and NumPy: evident, slow, and for tests only.
 
+With them stand the keys and the words that they are compared on.
+
 Every function takes one mask's random words and the options of the library's function of that
 name, with the same defaults. The words are those of `jax.random.bits(key, (count,), jnp.uint32)`;
 each function reads them in the order that it documents. A range is drawn as a real number, and a
@@ -9,9 +11,21 @@ The library draws a range in small steps instead. It differs from the real numbe
 rounding lies within one step of it, in a few draws of a million: the tests' fixed keys meet none.
 """
 
+import functools
 import math
+from fractions import Fraction
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+
+@functools.cache
+def keys_and_words(seed, count=100, words=320):
+    """Keys and the first words of each, which do not depend on how many are drawn."""
+    keys = jax.random.split(jax.random.key(seed), count)
+    draw = jax.jit(jax.vmap(lambda key: jax.random.bits(key, (words,), jnp.uint32)))
+    return keys, np.asarray(draw(keys))
 
 
 def real(word, low, high):
@@ -46,6 +60,12 @@ def leave_one(mask, word):
         mask.flat[whole(word, mask.size)] = False
 
 
+def block_sides(n, aspect):
+    """The sides of a block of `block_mask` before they are clamped."""
+    height = round_half_up(math.sqrt(n * aspect))
+    return height, max(n // height, 1) if height > 0 else 1
+
+
 def block_mask(
     words, grid, num_targets=4, target_scale=(0.15, 0.2), target_aspect_ratio=(0.75, 1.5)
 ):
@@ -57,9 +77,7 @@ def block_mask(
         scale = real(next(words), *target_scale)
         aspect = real(next(words), *target_aspect_ratio)
         n = round_half_up(height * width * scale / num_targets)
-        block_height = round_half_up(math.sqrt(n * aspect))
-        block_width = max(n // block_height, 1) if block_height > 0 else 1
-        size = clamp((block_height, block_width), (height, width))
+        size = clamp(block_sides(n, aspect), (height, width))
         mask |= block((height, width), size, (next(words), next(words)))
     leave_one(mask, next(words))
     return np.broadcast_to(mask, grid)
@@ -204,6 +222,45 @@ def random_mask(words, grid, least, most):
     return random_subset(words, np.ones(tokens, bool), count).reshape(grid)
 
 
+def count_range(eligible, masked):
+    """The lowest and the highest count of a ratio or a count, each one or a pair."""
+    pair = masked if isinstance(masked, tuple) else (masked, masked)
+    counts = [
+        max(round(value * eligible), 1) if isinstance(value, float) else int(value)
+        for value in pair
+    ]
+    return [min(count, max(eligible - 1, 0)) for count in counts]
+
+
+def among(words, pool, masked):
+    """Reads a word for each token of the grid, then one for the count of a ratio or a count."""
+    low, high = count_range(int(pool.sum()), masked)
+    count = low + whole(words[pool.size], high - low + 1)
+    return random_subset(words, pool.reshape(-1), count).reshape(pool.shape)
+
+
+def box_mask(words, grid, num_boxes, extent, placement="inside"):
+    """Reads for each box its sides, then where it is along each axis; then the token to leave."""
+    words = iter(words)
+    mask = np.zeros(grid, bool)
+    for _ in range(num_boxes):
+        pairs = [
+            (side, side) if part is None else (part, part) if isinstance(part, int) else part
+            for part, side in zip(extent, grid, strict=True)
+        ]
+        size = clamp([low + whole(next(words), high - low + 1) for low, high in pairs], grid)
+        box = []
+        for part, side, asked in zip(size, grid, extent, strict=True):
+            if placement == "inside" or asked is None:
+                start = whole(next(words), side - part + 1)
+            else:
+                start = whole(next(words), side) - part // 2
+            box.append(slice(max(start, 0), start + part))
+        mask[tuple(box)] = True
+    leave_one(mask, next(words))
+    return mask
+
+
 def clip_count(words, mask, minimum=0, maximum=None, among=None):
     """Reads a word for each token."""
     count, maximum = mask.sum(), mask.size if maximum is None else maximum
@@ -214,17 +271,38 @@ def clip_count(words, mask, minimum=0, maximum=None, among=None):
     return mask | added.reshape(mask.shape)
 
 
+def most_spans(length, span):
+    return (length - 1) // span
+
+
 def span_mask(words, grid, mask_ratio, span):
     """Reads a word for each start, then one for the number of spans."""
     (length,) = grid
     num_starts = length - span + 1
     expected = mask_ratio * length / span
     count = max(math.floor(real(words[num_starts], expected, expected + 1)), 1)
-    count = min(count, (length - 1) // span)
+    count = min(count, most_spans(length, span))
     mask = np.zeros(length, bool)
     for start in np.flatnonzero(random_subset(words, np.ones(num_starts, bool), count)):
         mask[start : start + span] = True
     return mask
+
+
+def spans_apart(words, grid, mask_ratio, span):
+    """Reads a word for each start, then one for the count of spans.
+
+    The spans are laid out one after another: between them, and at the ends, are the other tokens.
+    The places of spans among spans and single tokens are a random subset.
+    """
+    (length,) = grid
+    expected = Fraction(str(mask_ratio)) * length / span
+    count = math.floor(expected + Fraction(int(words[length - span + 1]), 2**32))
+    count = min(max(count, 1), most_spans(length, span))
+    items = length - count * span + count
+    tokens = []
+    for is_span in random_subset(words, np.ones(items, bool), count):
+        tokens += [True] * span if is_span else [False]
+    return np.array(tokens)
 
 
 def log_uniform(word, low, high):
