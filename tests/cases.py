@@ -242,16 +242,16 @@ FIRST = [case for case in first_of_each_function(ALL) if case.name not in _CALLE
 """Calls of every function, for programs that would compile too long with all cases."""
 
 
-def first_fast(cases, fast):
-    """Leaves the first cases to every run of the suite, and marks the others slow."""
-    return [*cases[:fast], *map(slow, cases[fast:])]
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def first_fast(settings, fast):
+    """Leaves the first settings to every run of the suite, and marks the others slow."""
+    return [*settings[:fast], *(slow(*setting) for setting in settings[fast:])]
 
 
 def first_of_each_fast(cases):
     """Leaves the first case of each function to every run, and marks the others slow."""
     first = first_of_each_function(cases)
-    return [case if case in first else slow((case,)) for case in cases]
-
-
-def slow(values):
-    return pytest.param(*values, marks=pytest.mark.slow)
+    return [case if case in first else slow(case) for case in cases]

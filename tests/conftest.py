@@ -30,5 +30,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 def pytest_collection_modifyitems(items):
     """The longest files first: at the end one of them would keep one worker busy alone."""
-    longest = {"test_notebooks.py", "test_transformations.py", "test_command.py"}
-    items.sort(key=lambda item: item.path.name not in longest)
+    longest = ["test_notebooks.py", "test_devices.py", "test_command.py", "test_tokens.py"]
+    order = {name: place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

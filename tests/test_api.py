@@ -112,6 +112,7 @@ def test_presets_are_strategies_with_options_bound():
         assert preset.keywords.keys() <= {p.name for p in parameters(preset.func)}
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_nothing_beside_jax():
     program = """
 import sys, jax

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import slow
 from scipy import stats
 
 import jepa_masks_jax as jm
@@ -20,73 +21,75 @@ _WAYS = (lowest_by_sorting, lowest_by_bisection)
 _OUTSIDE = 2**32 - 1  # what stands for the word of a token outside the pool
 
 
-def subset(draws, pool, count):
-    """The `count` lowest 31-bit words of the pool, equal ones in row-major order."""
-    order = sorted((int(draws[token]) >> 1, token) for token in np.flatnonzero(pool).tolist())
+def lowest(words, pool, count):
+    """The tokens of the pool with the lowest words, equal ones in row-major order."""
+    order = sorted((int(words[token]), token) for token in np.flatnonzero(pool).tolist())
     picked = np.zeros(len(pool), bool)
     picked[[token for _, token in order[:count]]] = True
     return picked
 
 
-def cases(tokens, number, seed):
-    """Draws, pools and counts: few and many equal words, the extremes, the pool's ends."""
+def subset(words, pool, count):
+    """The tokens of the pool with the lowest of the first 31 bits."""
+    return lowest(words >> 1, pool, count)
+
+
+def examples(tokens, number, seed):
+    """Words, pools and counts: few and many equal words, the extremes, the pool's ends."""
     rng = np.random.default_rng([seed, tokens])
-    draws = rng.integers(0, 2**32, (number, tokens), np.uint32)
+    words = rng.integers(0, 2**32, (number, tokens), np.uint32)
     kind = np.arange(number) % 5
-    draws[kind == 1] >>= 30  # 2-bit draws
-    draws[kind == 2] |= np.uint32(2**32 - 4)  # the highest words, the last of 31 bits among them
-    draws[kind == 3] = rng.choice(np.array([0, 2**32 - 1], np.uint32), draws[kind == 3].shape)
+    words[kind == 1] >>= 30  # 2-bit words
+    words[kind == 2] |= np.uint32(2**32 - 4)  # the highest words, the last of 31 bits among them
+    words[kind == 3] = rng.choice(np.array([0, 2**32 - 1], np.uint32), words[kind == 3].shape)
     pool = rng.random((number, tokens)) < rng.choice([0, 0.3, 0.7, 1], (number, 1))
     size = pool.sum(1)
     count = rng.integers(0, size + 1)
     count = np.where(rng.random(number) < 0.2, size, count)
-    return draws, pool, count.astype(np.int32)
+    return words, pool, count.astype(np.int32)
 
 
-def both_ways(draws, pool, count):
-    words = jnp.where(pool, draws >> 1, jnp.uint32(_OUTSIDE))
-    return [way(words, None, count) for way in _WAYS] + [random_subset(draws, pool, count)]
+def small_cases():
+    """Every count of every pool of five tokens, for words that are extreme, equal or in any order.
 
-
-_TOKENS = [*range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65]
-
-
-@pytest.mark.parametrize("tokens", _TOKENS)
-def test_both_ways_pick_the_lowest_words_to_the_bit(tokens):
-    draws, pool, count = cases(tokens, 200, 0)
-    expected = [subset(*case) for case in zip(draws, pool, count, strict=True)]
-    for picked in jax.jit(jax.vmap(both_ways))(draws, pool, count):
-        assert picked.dtype == jnp.bool_
-        np.testing.assert_array_equal(picked, expected)
-
-
-def test_every_count_of_every_small_pool():
-    tokens = 5
-    draws = np.array([[0, 1, 2, 3, 2**32 - 1], [2**32 - 1] * 5, [0] * 5, [9, 5, 9, 5, 1]])
-    pools = np.array(list(itertools.product([False, True], repeat=tokens)))
+    A word of all bits is that of a token outside the pool, which the pool comes before.
+    """
+    words = [[0, 1, 2, 3, 2**32 - 1], [2**32 - 1] * 5, [0] * 5, [9, 5, 9, 5, 1]]
+    words += [[2**32 - 1, 5, 2**32 - 1, 0, 2**32 - 1], [2**31, 2**32 - 2, 2**32 - 1, 0, 2**32 - 2]]
+    pools = np.array(list(itertools.product([False, True], repeat=5)))
     found = [
-        (draw, pool, count)
-        for draw in draws.astype(np.uint32)
+        (of, pool, count)
+        for of in np.array(words, np.uint32)
         for pool in pools
         for count in range(pool.sum() + 1)
     ]
-    expected = [subset(*case) for case in found]
-    draw, pool, count = map(np.array, zip(*found, strict=True))
-    for picked in jax.jit(jax.vmap(both_ways))(draw, pool, count.astype(np.int32)):
-        np.testing.assert_array_equal(picked, expected)
+    words, pool, count = map(np.array, zip(*found, strict=True))
+    return words, pool, count.astype(np.int32)
 
 
-@pytest.mark.parametrize("way", _WAYS)
-def test_a_word_of_all_bits_is_one_of_the_pool_before_any_outside(way):
-    tokens = 6
-    rng = np.random.default_rng(1)
-    words = rng.choice(np.array([0, 2**31, 2**32 - 2, _OUTSIDE], np.uint32), (200, tokens))
-    pool = rng.random((200, tokens)) < 0.6
-    count = rng.integers(0, pool.sum(1) + 1).astype(np.int32)
-    picked = jax.jit(jax.vmap(way))(np.where(pool, words, np.uint32(_OUTSIDE)), pool, count)
-    for i in range(200):
-        lowest = sorted(np.flatnonzero(pool[i]), key=lambda token: (words[i, token], token))
-        np.testing.assert_array_equal(np.flatnonzero(picked[i]), sorted(lowest[: count[i]]))
+@jax.jit
+@jax.vmap
+def every_way(words, pool, count):
+    """By 31 bits without a pool, and by all bits with it, in both ways."""
+    high = jnp.where(pool, words >> 1, jnp.uint32(_OUTSIDE))
+    full = jnp.where(pool, words, jnp.uint32(_OUTSIDE))
+    of_31_bits = [random_subset(words, pool, count), *(way(high, None, count) for way in _WAYS)]
+    return of_31_bits, [way(full, pool, count) for way in _WAYS]
+
+
+_TOKENS = [3, 4, 6, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5, 32, *map(slow, _TOKENS)])
+def test_every_way_picks_the_lowest_words_to_the_bit(tokens):
+    found = examples(tokens, 200, 0)
+    if tokens == 5:
+        found = tuple(map(np.concatenate, zip(found, small_cases(), strict=True)))
+    for masks, definition in zip(every_way(*found), (subset, lowest), strict=True):
+        expected = [definition(*case) for case in zip(*found, strict=True)]
+        for picked in masks:
+            assert picked.dtype == jnp.bool_
+            np.testing.assert_array_equal(picked, expected)
 
 
 @pytest.mark.parametrize(("pool", "count"), [("111111", 3), ("1011010110", 3), ("11111", 1)])
@@ -142,7 +145,7 @@ _TRANSFORMATIONS = {
 )
 def test_both_ways_are_the_same_under_every_transformation(enable_x64):
     tokens, number = 9, 6
-    draws, _, _ = cases(tokens, number, 1)
+    draws, _, _ = examples(tokens, number, 1)
     counts = np.array([4, 0, 9, 2, 7, 5], np.int32)
 
     def picks(i, j):

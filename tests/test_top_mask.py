@@ -11,7 +11,6 @@ import pytest
 from modes import code_of, every_check, x64
 
 import jepa_masks_jax as jm
-from jepa_masks_jax import _subsets
 
 _FLOATS = [
     "float32",
@@ -125,20 +124,6 @@ def test_every_float16_stands_in_its_place():
     for count in [1, 31 * 2**10, 31 * 2**10 + 1, 31 * 2**10 + 2, 63_000, 2**16 - 2046, 2**16 - 1]:
         expected = highest(scores, count, np.ones(2**16, bool))
         np.testing.assert_array_equal(draw(count), expected, err_msg=str(count))
-
-
-def test_both_ways_pick_the_same_of_words_that_are_those_of_tokens_outside():
-    """The lowest score of a type and a token outside share a word; the pool comes first."""
-    words = np.array([2**32 - 1, 5, 2**32 - 1, 2**32 - 1, 0, 2**32 - 1], np.uint32)
-    pools = np.array(list(itertools.product([False, True], repeat=6)))
-    found = [(pool, count) for pool in pools for count in range(pool.sum() + 1)]
-    pool, count = (np.array(values) for values in zip(*found, strict=True))
-    with_word = np.where(pool, words, np.uint32(2**32 - 1))
-    for way in (_subsets.lowest_by_bisection, _subsets.lowest_by_sorting):
-        got = jax.jit(jax.vmap(way))(with_word, pool, count.astype(np.int32))
-        for i, mask in enumerate(got):
-            order = np.lexsort((np.arange(6), words, ~pool[i]))
-            assert np.flatnonzero(mask).tolist() == sorted(order[: count[i]].tolist())
 
 
 def test_the_lowest_scores_tie_with_tokens_outside():

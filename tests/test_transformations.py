@@ -7,7 +7,17 @@ import chex
 import jax
 import numpy as np
 import pytest
-from cases import ALL, FIRST, MASKS, first_of_each_fast, first_of_each_function
+from cases import (
+    ALL,
+    CLIPS,
+    FIRST,
+    MASKS,
+    SIZES,
+    TOKENS,
+    first_of_each_fast,
+    first_of_each_function,
+    slow,
+)
 from digests import assert_digests, drawn, fixed_keys, stack
 from jax import export, lax
 from modes import no_trace
@@ -44,7 +54,10 @@ def test_export_and_its_round_trip_through_bytes():
     assert_digests(jax.tree.unflatten(tree, masks))
 
 
-@pytest.mark.parametrize("case", first_of_each_fast(ALL), ids=repr)
+# test_within.py has eager calls with sizes.
+@pytest.mark.parametrize(
+    "case", [*first_of_each_fast(MASKS + CLIPS + TOKENS), *map(slow, SIZES)], ids=repr
+)
 def test_eager_calls_are_traced_once_and_a_strategy_moves_nothing_to_the_device(case):
     first, *others = fixed_keys()
     masks = [case(first)]
