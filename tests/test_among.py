@@ -163,33 +163,3 @@ def test_every_subset_of_the_eligible_tokens_is_equally_likely(masked):
     assert len(subsets) == sum(math.comb(6, count) for count in range(low, high + 1))
     expected = [len(keys) / (high - low + 1) / math.comb(6, size) for size in sizes]
     assert stats.chisquare(frequency, expected).pvalue > CHANCE
-
-
-@pytest.mark.parametrize(
-    ("among", "error", "message"),
-    [
-        (np.ones((5, 3), bool), ValueError, r"among .*\(3, 5\).*\(5, 3\)"),
-        (np.ones(15, bool), ValueError, r"among .*\(3, 5\).*\(15,\)"),
-        (np.ones((2, 3, 5), bool), ValueError, r"among .*\(3, 5\).*\(2, 3, 5\)"),
-        (np.ones((3, 5), np.int32), TypeError, "among must be a boolean array, got int32"),
-        (np.ones((3, 5), np.float32), TypeError, "among must be a boolean array, got float32"),
-        ([[True] * 5] * 3, TypeError, "among must be a boolean array, got list"),
-    ],
-)
-def test_among_that_is_refused(among, error, message):
-    with pytest.raises(error, match=message):
-        jm.random_mask(jax.random.key(0), GRID, mask_ratio=0.5, among=among)
-
-
-def test_among_of_other_slots_and_with_cells_is_refused():
-    key = jax.random.key(0)
-    with pytest.raises(ValueError, match=r"among .*7"):
-        jm.object_mask(key, 7, among=np.ones(8, bool))
-    with pytest.raises(ValueError, match=r"cell .*among"):
-        jm.random_mask(key, (4, 4), mask_ratio=0.5, cell=(2, 2), among=np.ones((4, 4), bool))
-
-
-def test_counts_are_checked_against_all_tokens():
-    """A static count beyond the grid raises, whatever is eligible."""
-    with pytest.raises(ValueError, match=r"num_masked must be in \[1, 14\]"):
-        jm.random_mask(jax.random.key(0), GRID, num_masked=15, among=np.ones(GRID, bool))

@@ -232,14 +232,6 @@ def test_masks_keep_to_the_counts(sampling):
         assert (targets.min(), targets.max()) == (counts.target_min, counts.target_max)
 
 
-def test_thin_grids_are_refused_by_the_reference_alone():
-    with pytest.raises(ValueError, match="too thin for sampling='reference'"):
-        jm.ijepa_counts((2, 300), sampling="reference")
-    with pytest.raises(ValueError, match="too thin for sampling='reference'"):
-        jm.ijepa_masks(jax.random.key(0), (2, 300), sampling="reference")
-    assert jm.ijepa_counts((1, 1214)).target_min == math.floor(0.15 * 1214)
-
-
 def words_drawn(function):
     """How many words a mask is made of, from the program."""
     program = jax.make_jaxpr(function)(jax.random.key(0))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from modes import x64
 
 import jepa_masks_jax as jm
 
@@ -212,11 +213,6 @@ def test_what_is_not_a_key_and_a_batch_of_keys_which_is_told_of_vmap(function):
     assert_refused(calls, ValueError, r"\bkey\b.*jax\.vmap")
 
 
-def test_legacy_key_data_of_a_wrong_length():
-    with pytest.raises((TypeError, ValueError), match="key"):
-        jm.block_mask(jnp.zeros(3, jnp.uint32), (14, 14))
-
-
 PIXELS = (
     [None, 14.0, "14", True, NAN, (14.0, 14), (True, 14), {14, 16}, np.array(14)],
     [0, -1, (), (224,), (1, 2, 3), (0, 16)],
@@ -247,35 +243,519 @@ def test_pixels_and_frames_of_a_wrong_type_or_out_of_range(function, name):
     assert_refused({"traced": traced}, TypeError, rf"\b{name}\b")
 
 
-@pytest.mark.parametrize(
-    ("function", "sizes", "names"),
-    [
-        (jm.image_grid, (224, 15), ("image_size", "patch_size")),
-        (jm.image_grid, ((224, 225), 16), ("image_size", "patch_size")),
-        (jm.image_grid, (16, 32), ("image_size", "patch_size")),
-        (jm.video_grid, (15, 224, 16), ("num_frames", "tubelet_size")),
-        (jm.video_grid, (16, 224, (16, 15)), ("image_size", "patch_size")),
-    ],
-)
-def test_a_size_that_its_parts_do_not_divide(function, sizes, names):
-    with pytest.raises(ValueError, match=".*".join(names)):
-        function(*sizes)
-
-
 MASK = np.eye(4, dtype=bool)
 INDICES = jm.TokenIndices(np.arange(3, dtype=np.int32), np.ones(3, bool), 16)
 BATCHED = jm.TokenIndices(np.zeros((2, 3), np.int32), np.ones((2, 3), bool), 16)
 FLOATS = jm.TokenIndices(np.arange(3.0), np.ones(3, bool), 16)
 LONGS = jm.TokenIndices(np.arange(3), np.ones(3, bool), 16)
+TWO_LISTED = jm.TokenIndices(np.array([2, 0, 4], np.int32), np.array([True, True, False]), 4)
 TOKENS = np.zeros((16, 2), np.float32)
-clip_count = functools.partial(jm.clip_count, KEY)
+IMAGE, SHORT, CLIP = (14, 14), (3, 5), (3, 4)
+
+
+def on(function, *args):
+    """The function with a key, and where it is drawn."""
+    return functools.partial(function, KEY, *args)
+
+
+def top(**options):
+    return functools.partial(jm.top_mask, jnp.ones((2, 3)), **{"num_masked": 1, **options})
+
+
+def boxes(**options):
+    options = {"grid": (20,), "num_boxes": 2, "extent": (2,), **options}
+    return functools.partial(jm.box_mask, KEY, **options)
+
+
+def traced(function, *args):
+    return functools.partial(jax.eval_shape, function, *args)
+
+
+def filling(dtype, fill):
+    """A fill of padding, and of places without a token."""
+    taken, put = np.ones((4, 2), dtype), np.ones((3, 2), dtype)
+    return [
+        functools.partial(function, tokens, TWO_LISTED, fill=fill)
+        for function, tokens in ((jm.take_tokens, taken), (jm.put_tokens, put))
+    ]
+
+
+clip = on(jm.clip_count)
+clip_mask = on(jm.clip_count, MASK)
+random = on(jm.random_mask, SHORT)
+counted = on(jm.random_mask, CLIP)
+ijepa = on(jm.ijepa_masks, IMAGE)
+listed = functools.partial(jm.token_indices, MASK)
+take = functools.partial(jm.take_tokens, TOKENS)
+put = functools.partial(jm.put_tokens, np.ones((2, 4, 1), np.float32))
+masks_of_mask = np.stack([MASK] * 3)
+
+SCORES_EMPTY = "scores must have axes"
+
+# A call with the options that make it wrong, and how it is refused.
+REFUSALS = [
+    # Keys and grids.
+    (lambda: jm.block_mask(jnp.zeros(3, jnp.uint32), IMAGE), (TypeError, ValueError), "key"),
+    (lambda: listed(size=2, key=object()), TypeError, "key must be a JAX PRNG key"),
+    (lambda: listed(size=2, key=BATCHES[0]), ValueError, "key must be a single key"),
+    (on(jm.block_mask, jnp.array([14, 14])), TypeError, "grid must be a tuple of Python ints"),
+    *(
+        (on(call, (4, 1, 1)), ValueError, r"\bgrid\b.*two tokens in a frame.*\(4, 1, 1\)")
+        for call in (jm.block_mask, jm.multi_block_mask, jm.presets.videomae_tube)
+    ),
+    (lambda: jm.image_grid(224, 15), ValueError, "image_size.*patch_size"),
+    (lambda: jm.image_grid((224, 225), 16), ValueError, "image_size.*patch_size"),
+    (lambda: jm.image_grid(16, 32), ValueError, "image_size.*patch_size"),
+    (lambda: jm.video_grid(15, 224, 16), ValueError, "num_frames.*tubelet_size"),
+    (lambda: jm.video_grid(16, 224, (16, 15)), ValueError, "image_size.*patch_size"),
+    # Counts and ratios.
+    (lambda: counted(num_masked=jnp.float32(3)), TypeError, r"num_masked .*float32.*astype\(int\)"),
+    (lambda: counted(num_masked=jnp.array(True)), TypeError, "num_masked .*bool"),
+    (lambda: counted(num_masked=jnp.arange(3)), ValueError, r"num_masked .*\(3,\).*jax\.vmap"),
+    (lambda: counted(num_masked=0), ValueError, r"num_masked must be in \[1, 11\], got 0"),
+    (lambda: counted(num_masked=12), ValueError, r"num_masked must be in \[1, 11\], got 12"),
+    (lambda: counted(num_masked=(3, 2)), ValueError, "num_masked"),
+    (counted, TypeError, "exactly one of mask_ratio and num_masked"),
+    (
+        lambda: jm.presets.mae(KEY, CLIP, num_masked=3),
+        TypeError,
+        "exactly one .*pass mask_ratio=None",
+    ),
+    (lambda: counted(mask_ratio=(0.5, 0.2)), ValueError, "mask_ratio"),
+    (lambda: counted(mask_ratio=10**400), ValueError, "mask_ratio must be finite"),
+    (lambda: counted(num_masked=2, cell=(2, 2)), ValueError, "cell"),
+    (lambda: counted(num_masked=2, cell=(3, 4)), ValueError, "cell"),
+    (lambda: counted(num_masked=2, cell=2), TypeError, "cell"),
+    (lambda: counted(num_masked=2, cell=(1.0, 2)), TypeError, r"cell\[0\]"),
+    (lambda: jm.object_mask(KEY, 7, num_masked=9), ValueError, "num_masked must be"),
+    (
+        lambda: jm.object_mask(KEY, 7, num_masked=None),
+        TypeError,
+        "num_masked must be an integer",
+    ),
+    (
+        lambda: jm.block_mask(KEY, IMAGE, num_targets=4.0),
+        TypeError,
+        r"num_targets must be an integer, got 4\.0",
+    ),
+    *(
+        (
+            functools.partial(function, KEY, IMAGE, **{name: 10**12}),
+            ValueError,
+            rf"{name} must be in \[1, 65536\], got 1000000000000",
+        )
+        for function, name in [
+            (jm.block_mask, "num_targets"),
+            (jm.spatiotemporal_mask, "num_targets"),
+            (jm.multi_block_mask, "num_blocks"),
+            (jm.ijepa_masks, "num_targets"),
+            (jm.vjepa_mask, "num_blocks"),
+        ]
+    ),
+    # Tokens among which masks are random: a count is checked against the whole grid.
+    (
+        lambda: random(mask_ratio=0.5, among=np.ones((5, 3), bool)),
+        ValueError,
+        r"among .*\(3, 5\).*\(5, 3\)",
+    ),
+    (
+        lambda: random(mask_ratio=0.5, among=np.ones(15, bool)),
+        ValueError,
+        r"among .*\(3, 5\).*\(15,\)",
+    ),
+    (
+        lambda: random(mask_ratio=0.5, among=np.ones((2, 3, 5), bool)),
+        ValueError,
+        r"among .*\(3, 5\).*\(2, 3, 5\)",
+    ),
+    *(
+        (
+            functools.partial(random, mask_ratio=0.5, among=among),
+            TypeError,
+            f"among must be a boolean array, got {got}",
+        )
+        for among, got in [
+            (np.ones(SHORT, np.int32), "int32"),
+            (np.ones(SHORT, np.float32), "float32"),
+            ([[True] * 5] * 3, "list"),
+        ]
+    ),
+    (lambda: jm.object_mask(KEY, 7, among=np.ones(8, bool)), ValueError, r"among .*7"),
+    (
+        lambda: jm.random_mask(KEY, (4, 4), mask_ratio=0.5, cell=(2, 2), among=MASK),
+        ValueError,
+        r"cell .*among",
+    ),
+    (
+        lambda: random(num_masked=15, among=np.ones(SHORT, bool)),
+        ValueError,
+        r"num_masked must be in \[1, 14\]",
+    ),
+    # Options of one strategy.
+    (lambda: ijepa(sampling="paper"), ValueError, "sampling .*'paper' is now 'independent'"),
+    (
+        lambda: jm.ijepa_masks(KEY, (200, 200), num_targets=6, target_aspect_ratio=(0.1, 10)),
+        ValueError,
+        "lower num_targets to 4",
+    ),
+    (  # Every placement leaves 6 tokens, but 1 is the bound.
+        lambda: jm.ijepa_masks(KEY, (7, 7), min_keep=6),
+        ValueError,
+        r"guarantee the context 1 of 49 tokens, fewer than 6 \(min_keep\)",
+    ),
+    (
+        lambda: jm.ijepa_masks(KEY, (100,), sampling="reference"),
+        ValueError,
+        "grid .*sampling='reference'",
+    ),
+    *(
+        (
+            functools.partial(jm.ijepa_masks, KEY, grid, sampling="reference"),
+            ValueError,
+            "grid .*each at least 2, for sampling='reference'",
+        )
+        for grid in [(1, 14), (14, 1)]
+    ),
+    *(
+        (
+            functools.partial(call, (2, 300), sampling="reference"),
+            ValueError,
+            "too thin for sampling='reference'",
+        )
+        for call in (jm.ijepa_counts, on(jm.ijepa_masks))
+    ),
+    (
+        lambda: jm.ijepa_masks(KEY, (4096, 4096)),
+        ValueError,
+        "target_aspect_ratio .*32-bit arithmetic .*up to 3121342 tokens",
+    ),
+    (
+        lambda: jm.block_mask(KEY, IMAGE, target_aspect_ratio=(0.01, 100)),
+        ValueError,
+        "target_aspect_ratio .*32-bit arithmetic .*up to 8 tokens",
+    ),
+    *(
+        (
+            functools.partial(jm.vjepa_mask, KEY, grid, **{name: value}),
+            ValueError,
+            f"{name} has no meaning without frames",
+        )
+        for grid in [IMAGE, (14,)]
+        for name, value in [("temporal_scale", (0.5, 1.0)), ("max_temporal_keep", 0.5)]
+    ),
+    (
+        lambda: jm.spatiotemporal_mask(KEY, (8, 14, 14), temporal_extent=(8, 10**10)),
+        ValueError,
+        r"\btemporal_extent\b",
+    ),
+    (on(jm.presets.beit, (3, 3)), ValueError, r"min_block must be in \[1, 9\].*a preset's"),
+    (
+        lambda: jm.blockwise_mask(KEY, IMAGE, num_masked=20, max_block=9),
+        ValueError,
+        "min_block must be at most max_block, got 16 and 9",
+    ),
+    (
+        lambda: jm.inverse_block_mask(KEY, (1, 100), mask_ratio=0.65),
+        ValueError,
+        "aspect_ratio .*from 0.0035 to 0.0285714",
+    ),
+    (on(jm.inverse_block_mask, IMAGE), TypeError, "exactly one of mask_ratio and num_masked"),
+    (
+        lambda: jm.inverse_block_mask(KEY, IMAGE, num_masked=(3, 5)),
+        TypeError,
+        "num_masked must be an integer",
+    ),
+    (boxes(placement="centred"), ValueError, "placement .*'centred' is now 'centered'"),
+    (boxes(extent=3), TypeError, r"extent .*\(\(2, 4\),\)"),
+    (boxes(extent=(2, 4)), ValueError, r"extent .*1 in all.*\(\(2, 4\),\)"),
+    (boxes(extent=((4, 2),)), ValueError, r"extent\[0\]"),
+    (boxes(extent=(0,)), ValueError, r"extent\[0\]"),
+    (boxes(extent=(2.0,)), TypeError, r"extent\[0\]"),
+    (boxes(extent=(2**24 + 1,)), ValueError, r"extent\[0\].*16777216"),
+    (boxes(extent=((1, 2**24 + 1),)), ValueError, r"extent\[0\].*16777216"),
+    (boxes(num_boxes=0), ValueError, "num_boxes"),
+    (boxes(placement="outside"), ValueError, "placement"),
+    (boxes(grid=(2, 2, 2, 2, 2)), ValueError, "grid"),
+    (boxes(grid=(1,)), ValueError, "grid"),
+    *(
+        (
+            functools.partial(jm.presets.wav2vec2, KEY, (length,), overlap=False),
+            ValueError,
+            f"span must be in .*{length - 1}",
+        )
+        for length in (2, 10)
+    ),
+    *(
+        (functools.partial(jm.presets.wav2vec2, KEY, (100,), overlap=of), TypeError, "overlap")
+        for of in (0, None, "no")
+    ),
+    # Sizes of a sample: options are checked against the whole grid.
+    (
+        lambda: jm.random_mask(KEY, (8, 8), mask_ratio=0.5, cell=(2, 2), within=(4, 4)),
+        ValueError,
+        "cell .*within",
+    ),
+    (
+        lambda: jm.ijepa_masks(KEY, (8, 8), sampling="reference", within=(4, 4)),
+        ValueError,
+        "within .*'reference'",
+    ),
+    *(
+        (
+            functools.partial(
+                jm.vjepa_mask, KEY, (4, 8, 8), temporal_scale=(0.5, high), within=(4, 4, 4)
+            ),
+            ValueError,
+            "within .*temporal_scale",
+        )
+        for high in (0.5, 1.0)
+    ),
+    (
+        lambda: jm.random_mask(KEY, (8, 8), num_masked=64, within=(4, 4)),
+        ValueError,
+        r"num_masked must be in \[1, 63\]",
+    ),
+    (
+        lambda: jm.ijepa_masks(KEY, (4, 4), within=(4, 4)),
+        ValueError,
+        "guarantee the context 0 of 16 tokens",
+    ),
+    (
+        lambda: jm.span_mask(KEY, (8,), mask_ratio=0.5, span=8, within=(4,)),
+        ValueError,
+        "span must be in",
+    ),
+    # Scores.
+    *(
+        (functools.partial(jm.top_mask, scores, num_masked=1), TypeError, "scores must be .*got")
+        for scores in [
+            np.ones(3, bool),
+            np.ones(3, np.complex64),
+            [0.1, 0.2],
+            0.5,
+            None,
+            BATCHES[0],
+        ]
+    ),
+    *(
+        (functools.partial(jm.top_mask, jnp.ones(shape), num_masked=0), ValueError, SCORES_EMPTY)
+        for shape in [(), (0,), (3, 0)]
+    ),
+    (top(num_masked=-1), ValueError, r"num_masked must be in \[0, 6\], got -1"),
+    (top(num_masked=7), ValueError, r"num_masked must be in \[0, 6\], got 7"),
+    (top(num_masked=2.0), TypeError, "num_masked must be an integer, got 2.0"),
+    *(
+        (top(num_masked=count), TypeError, "num_masked must be an integer")
+        for count in [True, None, (1, 2), np.float32(2), np.array(2.0)]
+    ),
+    (top(num_masked=np.array([2])), ValueError, "num_masked must be one integer.*jax.vmap"),
+    (top(among=np.ones(6, bool)), ValueError, r"among .*\(2, 3\).*\(6,\)"),
+    (top(among=np.ones((3, 2), bool)), ValueError, r"among .*\(2, 3\).*\(3, 2\)"),
+    (top(among=np.ones((2, 3))), TypeError, "among must be a boolean array"),
+    # Options that are traced.
+    (
+        traced(lambda n: jm.block_mask(KEY, IMAGE, num_targets=n), 3),
+        TypeError,
+        "num_targets is traced; close over it or make it static",
+    ),
+    (
+        traced(lambda r: jm.random_mask(KEY, IMAGE, mask_ratio=r), 0.5),
+        TypeError,
+        r"mask_ratio is traced; close over it or make it static.*num_masked=jnp\.round",
+    ),
+    (
+        traced(lambda s: ijepa(target_scale=(s, s)), 0.1),
+        TypeError,
+        r"target_scale.* is traced.*jax\.lax\.switch",
+    ),
+    (
+        traced(lambda size: listed(size=size), 3),
+        TypeError,
+        "size is traced; close over it or make it static",
+    ),
+    (traced(lambda fill: take(INDICES, fill=fill), 1.0), TypeError, "fill is traced"),
+    # Counts of a mask, and index lists.
+    (lambda: clip(None, minimum=1), TypeError, r"\bmask\b"),
+    (lambda: clip(np.array(True), minimum=1), ValueError, r"\bmask\b"),
+    (lambda: clip(np.zeros((0, 4), bool), minimum=0), ValueError, r"\bmask\b"),
+    (lambda: clip_mask(minimum=5, among=MASK[0]), ValueError, r"\bamong\b"),
+    (lambda: clip_mask(minimum=5, among=MASK[:1]), ValueError, r"\bamong\b"),
+    (lambda: clip_mask(minimum=5, among=MASK.reshape(16)), ValueError, r"\bamong\b"),
+    (lambda: clip_mask(minimum=-1), ValueError, r"\bminimum\b"),
+    (lambda: clip_mask(minimum=17), ValueError, r"\bminimum\b"),
+    (lambda: clip_mask(minimum=3, maximum=2), ValueError, r"\bminimum\b"),
+    (lambda: clip_mask(minimum=None), TypeError, r"\bminimum\b"),
+    (lambda: clip_mask(minimum=2.0), TypeError, r"\bminimum\b"),
+    (lambda: clip_mask(minimum=True), TypeError, r"\bminimum\b"),
+    (lambda: clip_mask(minimum=jnp.float32(3)), TypeError, r"\bminimum .*float32.*astype\(int\)"),
+    (lambda: clip_mask(minimum=jnp.arange(3)), ValueError, r"\bminimum .*\(3,\).*jax\.vmap"),
+    (lambda: clip_mask(maximum=-1), ValueError, r"\bmaximum\b"),
+    (lambda: clip_mask(maximum=17), ValueError, r"\bmaximum\b"),
+    (lambda: clip_mask(maximum="4"), TypeError, r"\bmaximum\b"),
+    (lambda: clip_mask(maximum=NAN), TypeError, r"\bmaximum\b"),
+    (
+        lambda: clip_mask(minimum=jnp.float32(3), maximum=jnp.float32(3)),
+        TypeError,
+        r"maximum .*float32.*astype\(int\)",
+    ),
+    (
+        lambda: clip_mask(minimum=jnp.arange(3), maximum=jnp.arange(3)),
+        ValueError,
+        r"maximum .*\(3,\).*jax\.vmap",
+    ),
+    (lambda: jm.token_indices(None, size=1), TypeError, r"\bmask\b"),
+    (lambda: jm.token_indices(np.array(True), size=1), ValueError, r"\bmask\b"),
+    (lambda: listed(size=0), ValueError, r"\bsize\b"),
+    (lambda: listed(size=17), ValueError, r"\bsize\b"),
+    (lambda: listed(size=4.0), TypeError, r"\bsize\b"),
+    (lambda: listed(size=True), TypeError, r"\bsize\b"),
+    (lambda: listed(size=None), TypeError, r"\bsize\b"),
+    (lambda: listed(size=jnp.int32(4)), TypeError, r"\bsize\b"),
+    # Tokens that are taken and put back.
+    (lambda: take(BATCHED), ValueError, r"\bindices\b.*jax\.vmap"),
+    (lambda: jm.take_tokens(TOKENS[None], BATCHED), ValueError, r"\bindices\b.*jax\.vmap"),
+    (lambda: put(BATCHED), ValueError, r"indices must be those of one mask.*jax\.vmap"),
+    *(
+        (functools.partial(take, wrong), TypeError, r"\bindices\b")
+        for wrong in (tuple(INDICES), INDICES.indices, MASK, None)
+    ),
+    (lambda: put(tuple(INDICES)), TypeError, "indices must be the TokenIndices"),
+    (lambda: take(FLOATS), TypeError, r"\bindices\b.*float64"),
+    (lambda: take(LONGS), TypeError, r"\bindices\b.*int64"),
+    *(
+        (functools.partial(function, tokens, INDICES), TypeError, "tokens must be an array")
+        for function in (jm.take_tokens, jm.put_tokens)
+        for tokens in (None, 1.0, [[1.0]] * 6, "tokens")
+    ),
+    (lambda: jm.take_tokens(TOKENS[0], INDICES), ValueError, r"\btokens\b"),
+    *(
+        (
+            functools.partial(jm.take_tokens, np.zeros(shape, np.float32), INDICES),
+            ValueError,
+            rf"tokens must have shape \[\.\.\., 16, D\].*{advice}",
+        )
+        for shape, advice in [
+            ((17, 2), "class token"),
+            ((4, 9, 2), "got"),  # of another grid
+            ((2, 16), "got"),  # [D, N]
+            ((4, 4, 2), r"H \* W"),  # a map
+        ]
+    ),
+    *(
+        (
+            functools.partial(jm.put_tokens, np.ones(shape, np.float32), TWO_LISTED),
+            ValueError,
+            r"tokens must have shape \[\.\.\., 3, D\], got \(",
+        )
+        for shape in [(3, 5, 2), (5, 2)]
+    ),
+    (
+        lambda: jm.take_tokens(TOKENS, jm.token_indices(masks_of_mask, size=3)),
+        ValueError,
+        r"tokens must have .*48, D.*jax\.vmap",
+    ),
+    (
+        lambda: jm.take_tokens(
+            np.zeros((196, 2), np.float32), jm.token_indices(np.ones((4, 14, 14), bool), size=42)
+        ),
+        ValueError,
+        r"tokens must have .*784, D.*jax\.vmap",
+    ),
+    *(
+        (call, error, message)
+        for dtype, fill, error, message in [
+            (np.int8, 128, ValueError, "int8 tokens can hold, got 128"),
+            (np.int8, 10**30, ValueError, "int8 tokens can hold"),
+            (np.uint32, -1, ValueError, "uint32 tokens can hold, got -1"),
+            (np.int32, 1.5, ValueError, r"int32 tokens can hold, got 1\.5"),
+            (np.int32, NAN, ValueError, "int32 tokens can hold, got nan"),
+            (np.int32, INF, ValueError, "int32 tokens can hold, got inf"),
+            (np.bool_, 2, ValueError, "bool tokens can hold, got 2"),
+            (np.float16, 65_536, ValueError, "float16 tokens can hold, got 65536"),
+            (np.float32, -1e39, ValueError, "float32 tokens can hold"),
+            (np.float32, 10**400, ValueError, "float32 tokens can hold"),
+            (np.float32, 1 + 0j, TypeError, "fill must be real for float32 tokens"),
+            (np.int32, np.complex64(1), TypeError, "fill must be real for int32 tokens"),
+            (np.float32, "0", TypeError, "fill must be a number"),
+            (np.float32, None, TypeError, "fill must be a number"),
+            (np.float32, [0.0, 0.0], TypeError, "fill must be a number"),
+        ]
+        for call in filling(dtype, fill)
+    ),
+    (
+        lambda: take(INDICES, fill=jnp.float32(1)),
+        TypeError,
+        r"fill must be a number, got float32\[\]",
+    ),
+    *(
+        (
+            functools.partial(
+                jm.put_tokens, np.ones((3, 3), np.float32), TWO_LISTED, fill=np.ones(shape)
+            ),
+            ValueError,
+            r"fill must be a number or of shape \(3,\) or \(1, \.\.\., 3\), got shape \(",
+        )
+        for shape in [(2,), (1,), (2, 3), (3, 1), (1, 2)]
+    ),
+    # The host side.
+    (lambda: jm.to_mask_spec(None), TypeError, r"\bmask\b"),
+    (lambda: jm.to_mask_specs(None), TypeError, r"\bmasks\b"),
+    (lambda: jm.mask_statistics(None), TypeError, r"\bmasks\b"),
+    (lambda: jm.to_mask_spec(np.zeros(4, bool)), jm.EmptyTargetError, r"\btarget\b"),
+    (lambda: jm.to_mask_spec(np.ones((2, 2), bool)), jm.EmptyContextError, r"\bcontext\b"),
+    (lambda: jm.to_mask_spec(np.array(True)), ValueError, r"\bmask\b"),
+    (lambda: jm.to_mask_specs(np.array([[1, 0], [0, 0]], bool)), jm.EmptyTargetError, r"\b1\b"),
+    (lambda: jm.to_mask_specs(np.array([[1, 0], [1, 1]], bool)), jm.EmptyContextError, r"\b1\b"),
+    (lambda: jm.to_mask_specs(np.array([True, False])), ValueError, r"\bmasks\b"),
+    (
+        lambda: jm.mask_statistics(np.ones(4, bool)),
+        ValueError,
+        r"masks must have shape \(batch, \*grid\), got \(4,\)",
+    ),
+    *(
+        (
+            functools.partial(jm.mask_statistics, np.ones(shape, bool)),
+            ValueError,
+            "masks .* none of length 0",
+        )
+        for shape in [(4, 0), (0, 4), (0, 2, 3)]
+    ),
+    *(
+        (functools.partial(jm.mask_statistics, masks), TypeError, f"boolean array, got {got}")
+        for masks, got in [
+            (np.ones((2, 4), np.int32), "int32"),
+            (jnp.ones((2, 4)), "float32"),
+            ([[True, False]], "list"),
+        ]
+    ),
+    *(
+        (
+            functools.partial(transform(jm.mask_statistics), np.ones((2, 4, 4), bool)),
+            TypeError,
+            "masks is traced.*token_indices",
+        )
+        for transform in (jax.jit, jax.vmap)
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSALS)
+def test_a_call_that_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.uint64])
+def test_scores_of_more_than_32_bits(dtype):
+    with x64(True), pytest.raises(TypeError, match=r"scores must be .*at most 32 bits, got"):
+        jm.top_mask(np.ones(3, dtype), num_masked=1)
 
 
 @pytest.mark.parametrize(
     ("call", "name"),
     [
-        (lambda mask: clip_count(mask, minimum=1), "mask"),
-        (lambda mask: clip_count(MASK, minimum=5, among=mask), "among"),
+        (lambda mask: clip(mask, minimum=1), "mask"),
+        (lambda mask: clip_mask(minimum=5, among=mask), "among"),
         (lambda mask: jm.token_indices(mask, size=1), "mask"),
         (jm.to_mask_spec, "mask"),
         (jm.to_mask_specs, "masks"),
@@ -288,115 +768,10 @@ def test_a_mask_that_is_not_a_boolean_array(call, name):
     assert_refused(calls, TypeError, rf"\b{name}\b")
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: clip_count(None, minimum=1), TypeError, r"\bmask\b"),
-        (lambda: clip_count(np.array(True), minimum=1), ValueError, r"\bmask\b"),
-        (lambda: clip_count(np.zeros((0, 4), bool), minimum=0), ValueError, r"\bmask\b"),
-        (lambda: clip_count(MASK, minimum=5, among=MASK[0]), ValueError, r"\bamong\b"),
-        (lambda: clip_count(MASK, minimum=5, among=MASK[:1]), ValueError, r"\bamong\b"),
-        (lambda: clip_count(MASK, minimum=5, among=MASK.reshape(16)), ValueError, r"\bamong\b"),
-        (lambda: clip_count(MASK, minimum=-1), ValueError, r"\bminimum\b"),
-        (lambda: clip_count(MASK, minimum=17), ValueError, r"\bminimum\b"),
-        (lambda: clip_count(MASK, minimum=3, maximum=2), ValueError, r"\bminimum\b"),
-        (lambda: clip_count(MASK, minimum=None), TypeError, r"\bminimum\b"),
-        (lambda: clip_count(MASK, minimum=2.0), TypeError, r"\bminimum\b"),
-        (lambda: clip_count(MASK, minimum=True), TypeError, r"\bminimum\b"),
-        (lambda: clip_count(MASK, minimum=jnp.float32(3)), TypeError, r"\bminimum\b"),
-        (lambda: clip_count(MASK, maximum=-1), ValueError, r"\bmaximum\b"),
-        (lambda: clip_count(MASK, maximum=17), ValueError, r"\bmaximum\b"),
-        (lambda: clip_count(MASK, maximum="4"), TypeError, r"\bmaximum\b"),
-        (lambda: clip_count(MASK, maximum=NAN), TypeError, r"\bmaximum\b"),
-        (lambda: jm.token_indices(None, size=1), TypeError, r"\bmask\b"),
-        (lambda: jm.token_indices(np.array(True), size=1), ValueError, r"\bmask\b"),
-        (lambda: jm.token_indices(MASK, size=0), ValueError, r"\bsize\b"),
-        (lambda: jm.token_indices(MASK, size=17), ValueError, r"\bsize\b"),
-        (lambda: jm.token_indices(MASK, size=4.0), TypeError, r"\bsize\b"),
-        (lambda: jm.token_indices(MASK, size=True), TypeError, r"\bsize\b"),
-        (lambda: jm.token_indices(MASK, size=None), TypeError, r"\bsize\b"),
-        (lambda: jm.token_indices(MASK, size=jnp.int32(4)), TypeError, r"\bsize\b"),
-        (lambda: jm.take_tokens(TOKENS, BATCHED), ValueError, r"\bindices\b.*jax\.vmap"),
-        (lambda: jm.take_tokens(TOKENS[None], BATCHED), ValueError, r"\bindices\b.*jax\.vmap"),
-        (lambda: jm.take_tokens(TOKENS, tuple(INDICES)), TypeError, r"\bindices\b"),
-        (lambda: jm.take_tokens(TOKENS, INDICES.indices), TypeError, r"\bindices\b"),
-        (lambda: jm.take_tokens(TOKENS, MASK), TypeError, r"\bindices\b"),
-        (lambda: jm.take_tokens(TOKENS, None), TypeError, r"\bindices\b"),
-        (lambda: jm.take_tokens(TOKENS, FLOATS), TypeError, r"\bindices\b.*float64"),
-        (lambda: jm.take_tokens(TOKENS, LONGS), TypeError, r"\bindices\b.*int64"),
-        (lambda: jm.take_tokens(TOKENS[0], INDICES), ValueError, r"\btokens\b"),
-        (lambda: jm.take_tokens(0.0, INDICES), (TypeError, ValueError), r"\btokens\b"),
-        (lambda: jm.take_tokens(None, INDICES), (TypeError, ValueError), r"\btokens\b"),
-        (lambda: jm.take_tokens("tokens", INDICES), (TypeError, ValueError), r"\btokens\b"),
-    ],
-)
-def test_clip_count_and_tokens(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
-
-
-def test_tokens_with_a_class_token_left_on():
-    tokens = np.zeros((17, 2), np.float32)
-    with pytest.raises(ValueError, match=r"tokens must have shape \[\.\.\., 16, D\].*class token"):
-        jm.take_tokens(tokens, jm.token_indices(MASK, size=3))
-
-
-@pytest.mark.parametrize(
-    ("shape", "advice"),
-    [
-        ((4, 9, 2), "got"),  # of another grid
-        ((2, 16), "got"),  # [D, N]
-        ((4, 4, 2), r"H \* W"),  # a map
-    ],
-)
-def test_tokens_of_another_shape(shape, advice):
-    with pytest.raises(ValueError, match=rf"tokens must have .*16, D.*{advice}"):
-        jm.take_tokens(np.zeros(shape, np.float32), jm.token_indices(MASK, size=3))
-
-
-def test_a_forgotten_vmap_over_a_batch_of_masks():
-    indices = jm.token_indices(np.stack([MASK] * 3), size=3)  # one mask of 3 frames
-    with pytest.raises(ValueError, match=r"tokens must have .*48, D.*jax\.vmap"):
-        jm.take_tokens(np.zeros((3, 16, 2), np.float32), indices)
-
-
-def test_a_forgotten_vmap_over_the_targets_of_a_sample():
-    targets = jm.ijepa_masks(KEY, (14, 14)).targets
-    indices = jm.token_indices(targets, size=42)
-    with pytest.raises(ValueError, match=r"tokens must have .*784, D.*jax\.vmap"):
-        jm.take_tokens(np.zeros((196, 2), np.float32), indices)
-
-
-def test_a_traced_size():
-    with pytest.raises(TypeError, match="size is traced; close over it or make it static"):
-        jax.eval_shape(lambda traced: jm.token_indices(MASK, size=traced), 3)
-
-
 @pytest.mark.parametrize("function", [jm.to_mask_spec, jm.to_mask_specs, jm.mask_statistics])
 def test_the_host_side_refuses_a_tracer(function):
     with pytest.raises(TypeError, match=r"\bmasks? is traced\b"):
         jax.eval_shape(function, MASK)
-
-
-@pytest.mark.parametrize(
-    ("function", "mask", "error", "message"),
-    [
-        (jm.to_mask_spec, None, TypeError, "mask"),
-        (jm.to_mask_specs, None, TypeError, "masks"),
-        (jm.mask_statistics, None, TypeError, "masks"),
-        (jm.to_mask_spec, np.zeros(4, bool), jm.EmptyTargetError, "target"),
-        (jm.to_mask_spec, np.ones((2, 2), bool), jm.EmptyContextError, "context"),
-        (jm.to_mask_spec, np.array(True), ValueError, "mask"),
-        (jm.to_mask_specs, np.array([[True, False], [False, False]]), jm.EmptyTargetError, "1"),
-        (jm.to_mask_specs, np.array([[True, False], [True, True]]), jm.EmptyContextError, "1"),
-        (jm.to_mask_specs, np.array([True, False]), ValueError, "masks"),
-        (jm.mask_statistics, np.array([True, False]), ValueError, "masks"),
-        (jm.mask_statistics, np.zeros((0, 4), bool), ValueError, "masks"),
-    ],
-)
-def test_the_host_side_refuses_masks_without_both_sides_or_a_batch(function, mask, error, message):
-    with pytest.raises(error, match=rf"\b{message}\b"):
-        function(mask)
 
 
 @pytest.mark.parametrize(
@@ -533,34 +908,6 @@ def test_a_grid_is_thin_for_the_reference_below_two_fifths_of_the_minimum_count(
         jm.ijepa_masks(KEY, (3, 100), target_scale=(100.5 / 300,) * 2, **options)
 
 
-@pytest.mark.parametrize("grid", [(14, 14), (14,)])
-@pytest.mark.parametrize(
-    ("name", "value"), [("temporal_scale", (0.5, 1.0)), ("max_temporal_keep", 0.5)]
-)
-def test_an_option_of_time_without_frames(grid, name, value):
-    with pytest.raises(ValueError, match=rf"{name} has no meaning without frames"):
-        jm.vjepa_mask(KEY, grid, **{name: value})
-
-
-def test_an_old_word_is_told_the_new_one():
-    with pytest.raises(ValueError, match=r"sampling .*'paper' is now 'independent'"):
-        jm.ijepa_masks(KEY, (14, 14), sampling="paper")
-    with pytest.raises(ValueError, match=r"placement .*'centred' is now 'centered'"):
-        jm.box_mask(KEY, (14, 14), num_boxes=1, extent=(2, 2), placement="centred")
-
-
-def test_a_traced_ratio_is_told_what_may_be_traced():
-    with pytest.raises(TypeError, match=r"mask_ratio is traced.*num_masked=jnp\.round"):
-        jax.eval_shape(lambda r: jm.random_mask(KEY, (14, 14), mask_ratio=r), 0.5)
-    with pytest.raises(TypeError, match=r"target_scale.* is traced.*jax\.lax\.switch"):
-        jax.eval_shape(lambda s: jm.ijepa_masks(KEY, (14, 14), target_scale=(s, s)), 0.1)
-
-
-def test_a_preset_on_a_grid_too_small_for_its_block():
-    with pytest.raises(ValueError, match=r"min_block must be in \[1, 9\].*a preset's"):
-        jm.presets.beit(KEY, (3, 3))
-
-
 def test_an_array_is_not_a_range_of_counts():
     with pytest.raises(ValueError, match=r"num_masked .*\(2,\); use jax\.vmap"):
         jm.random_mask(KEY, (14, 14), num_masked=np.array([5, 9]))
@@ -573,25 +920,6 @@ def test_an_aspect_ratio_on_a_sequence(function):
     with pytest.raises(ValueError, match=rf"{name} has no meaning on a sequence"):
         function(KEY, (100,), **{name: (1.0, 1.0)})
     function(KEY, (100,), **{name: [0.75, 1.5]})
-
-
-def test_the_reference_of_ijepa_knows_no_sequences():
-    with pytest.raises(ValueError, match=r"grid .*sampling='reference'"):
-        jm.ijepa_masks(KEY, (100,), sampling="reference")
-
-
-def test_a_minimum_block_above_the_maximum():
-    with pytest.raises(ValueError, match=r"min_block must be at most max_block, got 16 and 9"):
-        jm.blockwise_mask(KEY, (14, 14), num_masked=20, max_block=9)
-
-
-def test_an_inverse_block_that_fits_with_no_aspect_ratio():
-    with pytest.raises(ValueError, match=r"aspect_ratio .*from 0.0035 to 0.0285714"):
-        jm.inverse_block_mask(KEY, (1, 100), mask_ratio=0.65)
-    with pytest.raises(TypeError, match="exactly one of mask_ratio and num_masked"):
-        jm.inverse_block_mask(KEY, (14, 14))
-    with pytest.raises(TypeError, match="num_masked must be an integer"):
-        jm.inverse_block_mask(KEY, (14, 14), num_masked=(3, 5))
 
 
 @pytest.mark.parametrize(
@@ -613,83 +941,5 @@ def test_an_aspect_ratio_beyond_what_integers_hold(function, name):
     assert_refused(calls, ValueError, rf"\b{name}\b")
 
 
-def test_a_longest_extent_beyond_what_integers_hold():
-    with pytest.raises(ValueError, match=r"\btemporal_extent\b"):
-        jm.spatiotemporal_mask(KEY, (8, 14, 14), temporal_extent=(8, 10**10))
-
-
-@pytest.mark.parametrize(
-    ("function", "options"),
-    [(jm.block_mask, {}), (jm.multi_block_mask, {}), (jm.random_tube_mask, {"mask_ratio": 0.5})],
-)
-def test_a_frame_of_one_token_that_all_frames_share(function, options):
-    with pytest.raises(ValueError, match=r"\bgrid\b.*two tokens in a frame.*\(4, 1, 1\)"):
-        function(KEY, (4, 1, 1), **options)
-
-
-def test_a_refusal_names_what_is_refused_on_a_large_grid():
-    with pytest.raises(ValueError, match="lower num_targets to 4"):
-        jm.ijepa_masks(KEY, (200, 200), num_targets=6, target_aspect_ratio=(0.1, 10))
-
-
-def test_a_number_of_masked_slots_is_called_by_its_name():
-    with pytest.raises(ValueError, match="num_masked must be"):
-        jm.object_mask(KEY, 7, num_masked=9)
-
-
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [
-        (jm.block_mask, "num_targets"),
-        (jm.spatiotemporal_mask, "num_targets"),
-        (jm.multi_block_mask, "num_blocks"),
-        (jm.ijepa_masks, "num_targets"),
-        (jm.vjepa_mask, "num_blocks"),
-    ],
-)
-def test_more_blocks_than_memory_holds(function, name):
-    with pytest.raises(ValueError, match=rf"{name} must be in \[1, 65536\], got 1000000000000"):
-        function(KEY, (14, 14), **{name: 10**12})
-
-
-@pytest.mark.parametrize(
-    ("function", "name", "grid", "aspect", "limit"),
-    [
-        (jm.block_mask, "target_aspect_ratio", (14, 14), (0.01, 100), 8),
-        (jm.ijepa_masks, "target_aspect_ratio", (4096, 4096), (0.75, 1.5), 3121342),
-    ],
-)
-def test_blocks_too_large_for_32_bit_arithmetic(function, name, grid, aspect, limit):
-    with pytest.raises(ValueError, match=f"{name} .*32-bit arithmetic .*up to {limit} tokens"):
-        function(KEY, grid, **{name: aspect})
-
-
-def test_a_traced_option_is_told_to_be_closed_over():
-    with pytest.raises(TypeError, match="num_targets is traced; close over it or make it static"):
-        jax.eval_shape(lambda n: jm.block_mask(KEY, (14, 14), num_targets=n), 3)
-    with pytest.raises(TypeError, match=r"mask_ratio is traced; close over it or make it static"):
-        jax.eval_shape(lambda r: jm.random_mask(KEY, (14, 14), mask_ratio=r), 0.5)
-
-
-def test_a_float_for_a_count_must_be_an_integer():
-    with pytest.raises(TypeError, match=r"num_targets must be an integer, got 4\.0"):
-        jm.block_mask(KEY, (14, 14), num_targets=4.0)
-
-
-def test_a_grid_given_as_an_array_is_told_to_be_a_tuple():
-    with pytest.raises(TypeError, match="grid must be a tuple of Python ints"):
-        jm.block_mask(KEY, jnp.array([14, 14]))
-
-
 def test_a_numpy_boolean_is_as_good_as_true():
     jm.ijepa_masks(KEY, (14, 14), allow_overlap=np.True_)
-
-
-def test_a_refusal_says_what_is_guaranteed_and_not_what_happens():
-    message = refusal((7, 7), {"min_keep": 6})  # every placement leaves 6, the bound is 1
-    assert "guarantee the context 1 of 49 tokens, fewer than 6 (min_keep)" in message
-
-
-def test_a_number_beyond_floating_point():
-    with pytest.raises(ValueError, match="mask_ratio must be finite"):
-        jm.random_mask(KEY, (4, 4), mask_ratio=10**400)

@@ -50,25 +50,6 @@ def test_centers_are_uniform_over_all_tokens():
     assert stats.chisquare(counts).pvalue > 1e-6
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"extent": 3}, TypeError, r"extent .*\(\(2, 4\),\)"),
-        ({"extent": (2, 4)}, ValueError, r"extent .*1 in all.*\(\(2, 4\),\)"),
-        ({"extent": ((4, 2),)}, ValueError, r"extent\[0\]"),
-        ({"extent": (0,)}, ValueError, r"extent\[0\]"),
-        ({"extent": (2.0,)}, TypeError, r"extent\[0\]"),
-        ({"num_boxes": 0}, ValueError, "num_boxes"),
-        ({"placement": "outside"}, ValueError, "placement"),
-        ({"grid": (2, 2, 2, 2, 2)}, ValueError, "grid"),
-        ({"grid": (1,)}, ValueError, "grid"),
-    ],
-)
-def test_options_that_are_refused(options, error, message):
-    with pytest.raises(error, match=message):
-        jm.box_mask(KEY, **{"grid": (20,), "num_boxes": 2, "extent": (2,), **options})
-
-
 def test_neither_side_is_empty_where_boxes_can_cover_everything():
     cases = list(itertools.product([(2,), (1, 2), (2, 1, 1, 1)], [None, 1, (1, 2)]))
 

@@ -95,35 +95,6 @@ def test_a_maximum_below_the_minimum_wins():
     assert jm.clip_count(KEY, CHECKERBOARD, minimum=9, maximum=jnp.int32(7)).sum() == 7
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: drawn(KEY, jnp.float32(3)), TypeError, r"num_masked .*float32.*astype\(int\)"),
-        (lambda: drawn(KEY, jnp.array(True)), TypeError, "num_masked .*bool"),
-        (lambda: drawn(KEY, jnp.arange(3)), ValueError, r"num_masked .*\(3,\).*jax\.vmap"),
-        (lambda: clipped(KEY, jnp.float32(3)), TypeError, r"maximum .*float32.*astype\(int\)"),
-        (lambda: clipped(KEY, jnp.arange(3)), ValueError, r"maximum .*\(3,\).*jax\.vmap"),
-        (lambda: drawn(KEY, 0), ValueError, r"num_masked must be in \[1, 11\], got 0"),
-        (lambda: drawn(KEY, 12), ValueError, r"num_masked must be in \[1, 11\], got 12"),
-        (lambda: drawn(KEY, (3, 2)), ValueError, "num_masked"),
-        (lambda: jm.random_mask(KEY, GRID), TypeError, "exactly one of mask_ratio and num_masked"),
-        (
-            lambda: jm.presets.mae(KEY, GRID, num_masked=3),
-            TypeError,
-            "exactly one .*pass mask_ratio=None",
-        ),
-        (lambda: jm.random_mask(KEY, GRID, mask_ratio=(0.5, 0.2)), ValueError, "mask_ratio"),
-        (lambda: jm.random_mask(KEY, GRID, num_masked=2, cell=(2, 2)), ValueError, "cell"),
-        (lambda: jm.random_mask(KEY, GRID, num_masked=2, cell=(3, 4)), ValueError, "cell"),
-        (lambda: jm.random_mask(KEY, GRID, num_masked=2, cell=2), TypeError, "cell"),
-        (lambda: jm.random_mask(KEY, GRID, num_masked=2, cell=(1.0, 2)), TypeError, r"cell\[0\]"),
-    ],
-)
-def test_counts_and_cells_that_are_refused(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
-
-
 def test_a_pair_of_ratios_draws_every_count_between():
     keys = jax.random.split(KEY, 2000)
     draw = functools.partial(jm.random_mask, grid=(10,), mask_ratio=(0.2, 0.5))

@@ -115,12 +115,6 @@ def test_the_reference_leaves_what_its_largest_target_does():
         jm.ijepa_masks(KEY, (5, 5), min_keep=10, sampling="reference", **options)
 
 
-@pytest.mark.parametrize("grid", [(1, 14), (14, 1)])
-def test_the_reference_needs_two_rows_and_columns(grid):
-    with pytest.raises(ValueError, match=r"grid .*each at least 2, for sampling='reference'"):
-        jm.ijepa_masks(KEY, grid, sampling="reference")
-
-
 @pytest.mark.parametrize(
     ("grid", "options"),
     [
@@ -135,15 +129,3 @@ def test_a_refusal_advises_no_zero_and_counts_nothing_below_zero(grid, options):
     assert " to 0" not in message.replace(" to 0.", " to .")
     assert "-" not in message
     assert "guarantee the context 0 of" in message
-
-
-@pytest.mark.parametrize("extent", [2**24 + 1, (1, 2**24 + 1)])
-def test_an_extent_beyond_every_grid_is_refused(extent):
-    jm.box_mask(KEY, (20,), num_boxes=1, extent=(2**24,))
-    with pytest.raises(ValueError, match=r"extent\[0\].*16777216"):
-        jm.box_mask(KEY, (20,), num_boxes=1, extent=(extent,))
-
-
-def test_no_number_of_masked_slots_is_called_by_its_name():
-    with pytest.raises(TypeError, match="num_masked must be an integer"):
-        jm.object_mask(KEY, 7, num_masked=None)

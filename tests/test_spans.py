@@ -129,18 +129,6 @@ def test_no_length_up_to_400_is_refused(preset):
         test_no_length_above_a_span_is_refused(preset, length)
 
 
-@pytest.mark.parametrize("length", [2, 10])
-def test_a_sequence_no_longer_than_a_span_is_refused(length):
-    with pytest.raises(ValueError, match=f"span must be in .*{length - 1}"):
-        jm.presets.wav2vec2(jax.random.key(0), (length,), overlap=False)
-
-
-@pytest.mark.parametrize("overlap", [0, None, "no"])
-def test_overlap_is_true_or_false(overlap):
-    with pytest.raises(TypeError, match="overlap"):
-        jm.presets.wav2vec2(jax.random.key(0), (100,), overlap=overlap)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "ratio", "span", "count"),

@@ -1,6 +1,5 @@
 """Counts, quantiles and coverage of a batch are those of counting one mask at a time."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,26 +53,3 @@ def test_quantiles_are_the_least_counts_that_enough_masks_do_not_exceed(counts):
         ]
         assert quantiles[percent / 100] == min(enough)
         assert type(quantiles[percent / 100]) is int
-
-
-@pytest.mark.parametrize(
-    ("masks", "error", "message"),
-    [
-        (np.ones((2, 4), np.int32), TypeError, "boolean array, got int32"),
-        (jnp.ones((2, 4)), TypeError, "boolean array, got float32"),
-        ([[True, False]], TypeError, "boolean array, got list"),
-        (np.ones(4, bool), ValueError, r"masks must have shape \(batch, \*grid\), got \(4,\)"),
-        (np.ones((4, 0), bool), ValueError, "masks .* none of length 0"),
-        (np.ones((0, 2, 3), bool), ValueError, "masks .* none of length 0"),
-    ],
-    ids=["int", "float", "list", "no grid", "no tokens", "no masks"],
-)
-def test_what_is_not_a_batch_of_masks_is_refused(masks, error, message):
-    with pytest.raises(error, match=message):
-        jm.mask_statistics(masks)
-
-
-@pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
-def test_a_tracer_is_refused_with_its_own_message(transform):
-    with pytest.raises(TypeError, match=r"masks is traced.*token_indices"):
-        transform(jm.mask_statistics)(np.ones((2, 4, 4), bool))

@@ -237,13 +237,6 @@ def test_token_indices_with_a_key_are_those_of_the_clipped_mask(size):
     np.testing.assert_array_equal(valid.sum(1), np.minimum(masks.sum((1, 2)), size))
 
 
-def test_token_indices_refuse_what_is_no_single_key():
-    with pytest.raises(TypeError, match="key must be a JAX PRNG key"):
-        jm.token_indices(MASK, size=2, key=object())
-    with pytest.raises(ValueError, match="key must be a single key"):
-        jm.token_indices(MASK, size=2, key=jax.random.split(jax.random.key(0)))
-
-
 def test_put_tokens_is_the_inverse_of_take_tokens_for_every_3x4_mask():
     tokens = np.random.default_rng(26).normal(size=(12, 2)).astype(np.float32)
     fill = np.array([7.0, 8.0], np.float32)
@@ -270,31 +263,6 @@ def test_put_tokens_passes_gradients_to_the_tokens_and_to_the_fill():
     expected[:, :3] = weights[:, [1, 2, 5]]
     np.testing.assert_array_equal(to_tokens, expected)
     np.testing.assert_array_equal(to_fill, weights[:, [0, 3, 4]].sum((0, 1)))
-
-
-@pytest.mark.parametrize("shape", [(3, 5, 2), (5, 2)])
-def test_both_refuse_tokens_of_another_count(shape):
-    indices = jm.token_indices(MASK, size=4)
-    with pytest.raises(ValueError, match=r"tokens must have shape \[\.\.\., 4, D\], got \("):
-        jm.put_tokens(np.ones(shape, np.float32), indices)
-    with pytest.raises(ValueError, match=r"tokens must have shape \[\.\.\., 6, D\], got \("):
-        jm.take_tokens(np.ones(shape, np.float32), indices)
-
-
-@pytest.mark.parametrize("function", [jm.take_tokens, jm.put_tokens])
-@pytest.mark.parametrize("tokens", [None, 1.0, [[1.0]] * 6, "tokens"], ids=repr)
-def test_both_refuse_tokens_that_are_no_array(function, tokens):
-    with pytest.raises(TypeError, match="tokens must be an array"):
-        function(tokens, jm.token_indices(MASK, size=6))
-
-
-def test_put_tokens_refuses_indices_of_a_batch_and_plain_tuples():
-    tokens = np.ones((2, 4, 1), np.float32)
-    batch = jax.vmap(lambda mask: jm.token_indices(mask, size=4))(np.stack([MASK, ~MASK]))
-    with pytest.raises(ValueError, match=r"indices must be those of one mask.*jax\.vmap"):
-        jm.put_tokens(tokens, batch)
-    with pytest.raises(TypeError, match="indices must be the TokenIndices"):
-        jm.put_tokens(tokens[0], tuple(jm.token_indices(MASK, size=4)))
 
 
 LISTED = jm.TokenIndices(np.array([2, 0, 4], np.int32), np.array([True, True, False]), 4)
@@ -369,41 +337,6 @@ def compilations():
         logger.removeHandler(handler)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "fill", "error", "message"),
-    [
-        (np.int8, 128, ValueError, "int8 tokens can hold, got 128"),
-        (np.int8, 10**30, ValueError, "int8 tokens can hold"),
-        (np.uint32, -1, ValueError, "uint32 tokens can hold, got -1"),
-        (np.int32, 1.5, ValueError, r"int32 tokens can hold, got 1\.5"),
-        (np.int32, math.nan, ValueError, "int32 tokens can hold, got nan"),
-        (np.int32, math.inf, ValueError, "int32 tokens can hold, got inf"),
-        (np.bool_, 2, ValueError, "bool tokens can hold, got 2"),
-        (np.float16, 65_536, ValueError, "float16 tokens can hold, got 65536"),
-        (np.float32, -1e39, ValueError, "float32 tokens can hold"),
-        (np.float32, 10**400, ValueError, "float32 tokens can hold"),
-        (np.float32, 1 + 0j, TypeError, "fill must be real for float32 tokens"),
-        (np.int32, np.complex64(1), TypeError, "fill must be real for int32 tokens"),
-        (np.float32, "0", TypeError, "fill must be a number"),
-        (np.float32, None, TypeError, "fill must be a number"),
-        (np.float32, [0.0, 0.0], TypeError, "fill must be a number"),
-    ],
-)
-def test_a_fill_that_the_tokens_cannot_hold_is_refused(dtype, fill, error, message):
-    with pytest.raises(error, match=message):
-        jm.take_tokens(np.ones((4, 2), dtype), LISTED, fill=fill)
-    with pytest.raises(error, match=message):
-        jm.put_tokens(np.ones((3, 2), dtype), LISTED, fill=fill)
-
-
-def test_take_tokens_refuses_an_array_and_a_tracer_as_fill():
-    tokens = np.ones((4, 2), np.float32)
-    with pytest.raises(TypeError, match=r"fill must be a number, got float32\[\]"):
-        jm.take_tokens(tokens, LISTED, fill=jnp.float32(1))
-    with pytest.raises(TypeError, match="fill is traced"):
-        jax.eval_shape(lambda fill: jm.take_tokens(tokens, LISTED, fill=fill), 1.0)
-
-
 @pytest.mark.parametrize("shape", [(), (3,), (1, 3), (1, 1, 3), (1, 1, 1, 1, 3)])
 @pytest.mark.parametrize("lead", [(), (2,)])
 def test_a_mask_token_with_leading_axes_fills_and_takes_the_dtype_of_the_tokens(shape, lead):
@@ -414,13 +347,6 @@ def test_a_mask_token_with_leading_axes_fills_and_takes_the_dtype_of_the_tokens(
     expected = np.ones((*lead, 4, 3), jnp.bfloat16)
     expected[..., [1, 3], :] = fill.astype(jnp.bfloat16).reshape(-1)
     np.testing.assert_array_equal(put, expected)
-
-
-@pytest.mark.parametrize("shape", [(2,), (1,), (2, 3), (3, 1), (1, 2)])
-def test_a_mask_token_of_another_shape_is_refused(shape):
-    message = r"fill must be a number or of shape \(3,\) or \(1, \.\.\., 3\), got shape \("
-    with pytest.raises(ValueError, match=message):
-        jm.put_tokens(np.ones((3, 3), np.float32), LISTED, fill=np.ones(shape, np.float32))
 
 
 def test_a_complex_mask_token_is_refused_for_real_tokens():

@@ -516,27 +516,3 @@ def test_sides_that_are_refused(case, within, error, message):
         case(jax.random.key(0), within(rank))
     with pytest.raises(error, match=message.format(", int" * (rank - 1))):
         jm.inside(case.grid, within(rank))
-
-
-@pytest.mark.parametrize(
-    ("function", "grid", "options", "message"),
-    [
-        (jm.random_mask, (8, 8), {"mask_ratio": 0.5, "cell": (2, 2)}, "cell .*within"),
-        (jm.ijepa_masks, (8, 8), {"sampling": "reference"}, "within .*'reference'"),
-        (jm.vjepa_mask, (4, 8, 8), {"temporal_scale": (0.5, 1.0)}, "within .*temporal_scale"),
-        (jm.vjepa_mask, (4, 8, 8), {"temporal_scale": (0.5, 0.5)}, "within .*temporal_scale"),
-    ],
-)
-def test_options_that_are_refused_together_with_within(function, grid, options, message):
-    with pytest.raises(ValueError, match=message):
-        function(jax.random.key(0), grid, within=(4,) * len(grid), **options)
-
-
-def test_options_are_checked_against_the_whole_grid():
-    key = jax.random.key(0)
-    with pytest.raises(ValueError, match=r"num_masked must be in \[1, 63\]"):
-        jm.random_mask(key, (8, 8), num_masked=64, within=(4, 4))
-    with pytest.raises(ValueError, match="guarantee the context 0 of 16 tokens"):
-        jm.ijepa_masks(key, (4, 4), within=(4, 4))
-    with pytest.raises(ValueError, match="span must be in"):
-        jm.span_mask(key, (8,), mask_ratio=0.5, span=8, within=(4,))
