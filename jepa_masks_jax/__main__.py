@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import functools
 import inspect
 import json
@@ -10,17 +11,22 @@ import os
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jepa_masks_jax as jm
 
 try:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
     from PIL import Image, ImageOps
 
     from jepa_masks_jax import plotting
@@ -29,32 +35,43 @@ try:
 except ModuleNotFoundError:
     HAS_MATPLOTLIB = False
 
-STRATEGIES: dict[str, Callable[..., Any]] = {
-    "ijepa_masks": jm.ijepa_masks,
-    "vjepa_mask": jm.vjepa_mask,
-    "random_mask": jm.presets.mae,
-    "random_tube_mask": jm.presets.videomae_tube,
-    "blockwise_mask": jm.presets.beit,
-    "inverse_block_mask": jm.presets.capi,
-    "span_mask": jm.presets.wav2vec2,
-    "object_mask": jm.object_mask,
-    "box_mask": functools.partial(jm.box_mask, num_boxes=4, extent=((2, 6), (2, 6))),
-    "block_mask": jm.block_mask,
-    "spatiotemporal_mask": jm.spatiotemporal_mask,
-    "multi_block_mask": jm.multi_block_mask,
+IMAGE, VIDEO, SEQUENCE = (14, 14), (8, 14, 14), (70,)
+
+
+class Strategy(NamedTuple):
+    """A row of the table: a tile of the picture and its default grid."""
+
+    function: Callable[..., Any]
+    method: str
+    """The method that draws such masks: the title of the tile."""
+    grid: tuple[int, ...] = IMAGE
+
+
+STRATEGIES = {
+    "ijepa_masks": Strategy(jm.ijepa_masks, "I-JEPA"),
+    "vjepa_mask": Strategy(jm.vjepa_mask, "V-JEPA", VIDEO),
+    "random_mask": Strategy(jm.presets.mae, "MAE"),
+    "random_tube_mask": Strategy(jm.presets.videomae_tube, "VideoMAE", VIDEO),
+    "blockwise_mask": Strategy(jm.presets.beit, "BEiT"),
+    "inverse_block_mask": Strategy(jm.presets.capi, "CAPI"),
+    "span_mask": Strategy(jm.presets.wav2vec2, "wav2vec 2.0", SEQUENCE),
+    "object_mask": Strategy(jm.object_mask, "C-JEPA", (7,)),
+    "box_mask": Strategy(
+        functools.partial(jm.box_mask, num_boxes=4, extent=((2, 6), (2, 6))), "boxes"
+    ),
+    "block_mask": Strategy(jm.block_mask, "jepa-rs"),
+    "spatiotemporal_mask": Strategy(jm.spatiotemporal_mask, "jepa-rs", VIDEO),
+    "multi_block_mask": Strategy(jm.multi_block_mask, "jepa-rs"),
 }
 """A strategy that needs options has those of a preset."""
 PRESETS = {name: getattr(jm.presets, name) for name in jm.presets.__all__}
 GRIDS = {
-    **dict.fromkeys(["vjepa_mask", "random_tube_mask", "spatiotemporal_mask"], (8, 14, 14)),
     **dict.fromkeys(["vjepa21_image", "pixio", "dinov3", "capi"], (16, 16)),
-    "mae_st": (8, 14, 14),
+    "mae_st": VIDEO,
     "audiomae": (64, 8),
     "simmim": (48, 48),
-    "span_mask": (70,),
-    "object_mask": (7,),
 }
-"""Default grids; a preset that is not named has its strategy's, and all others have 14x14."""
+"""Default grids of presets; one that is not named has its strategy's."""
 MAX_TOKENS = 2**27
 """A batch of more tokens may not fit in memory."""
 
@@ -87,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
+        find_strategy(args)
         check_args(args)
         names = STRATEGIES if args.strategy == "all" else [args.strategy]
         batches = [sample(name, args) for name in names]
@@ -97,7 +115,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Python flushes stdout again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except REFUSALS as error:
-        parser.error(str(error))
+        parser.error(cause(error))
+
+
+def cause(error: Exception) -> str:
+    """Returns what an error says, or its name if it says nothing, as MemoryError does."""
+    return str(error) or type(error).__name__
 
 
 def make_parser() -> Parser:
@@ -109,14 +132,17 @@ def make_parser() -> Parser:
         epilog=list_strategies(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add, names = parser.add_argument, ["all", *STRATEGIES, *PRESETS]
+    add = parser.add_argument
     about = "a strategy or preset (default: all strategies)"
-    add("strategy", nargs="?", default="all", choices=names, metavar="STRATEGY", help=about)
+    add("strategy", nargs="?", metavar="STRATEGY", help=about)
     add("--grid", type=sides, help="sides of the grid, such as 14x14 or 8x14x14")
     add("--batch", type=int, default=256, metavar="N", help="count of masks (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the key (default: %(default)s)")
     add("--image", type=image, metavar="PATH", help="image under the masks (default: a photograph)")
-    about = "picture (.png), boolean masks (.npz) or index lists (.json); default: %(default)s"
+    about = (
+        "picture (.png), boolean masks (.npz) or index lists (.json); default: %(default)s; "
+        "without a STRATEGY, chain.png beside it shows how the encoder gets its tokens"
+    )
     add("--out", type=Path, default="masks.png", metavar="FILE", help=about)
     about = "options of the strategy, such as num_targets=2 target_scale=0.1,0.15"
     pairs: Any = {"type": assignment, "nargs": "+", "action": "extend", "default": []}
@@ -128,8 +154,8 @@ def list_strategies() -> str:
     """Lists the strategies with their grids and options, and what the presets bind."""
     lines = ["strategies:", f"  {'name':<19}  default grid  options"]
     columns = shutil.get_terminal_size().columns
-    for name, function in STRATEGIES.items():
-        parameters = inspect.signature(function).parameters.values()
+    for name, strategy in STRATEGIES.items():
+        parameters = inspect.signature(strategy.function).parameters.values()
         options = [f"{p.name}={written(p.default)}" for p in parameters if p.kind is p.KEYWORD_ONLY]
         line = f"  {name:<19}  {by(default_grid(name)):<12}  {' '.join(options)}"
         lines += textwrap.wrap(line, columns, subsequent_indent=" " * 37)
@@ -145,7 +171,7 @@ def list_strategies() -> str:
 def default_grid(name: str) -> tuple[int, ...]:
     """Returns the grid of a strategy or preset if none is given."""
     strategy = PRESETS[name].func.__name__ if name in PRESETS else name
-    return GRIDS.get(name, GRIDS.get(strategy, (14, 14)))
+    return GRIDS.get(name, STRATEGIES[strategy].grid)
 
 
 def written(value: Any) -> str:
@@ -163,16 +189,28 @@ def by(grid: tuple[int, ...]) -> str:
 
 def sides(text: str) -> tuple[int, ...]:
     """Reads a grid."""
-    return tuple(map(int, text.split("x")))
+    try:
+        return tuple(map(int, text.split("x")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be sides such as 14x14, got {text}") from error
 
 
-def assignment(text: str) -> tuple[str, Any]:
-    """Reads OPTION=VALUE; a value that is not a Python literal is a string."""
-    option, value = text.split("=", 1)
+def assignment(text: str) -> tuple[str, Any] | str:
+    """Reads OPTION=VALUE; a value that is not a Python literal is a string.
+
+    A word without "=" is returned as it is, because it may be the STRATEGY.
+    """
+    option, equals, value = text.partition("=")
+    if not equals:
+        return text
+    if not option.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be OPTION=VALUE, got {text}")
     try:
         return option, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return option, value
+    except (MemoryError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"the value of {option} is nested too deep") from error
 
 
 def image(path: str) -> np.ndarray:
@@ -180,24 +218,50 @@ def image(path: str) -> np.ndarray:
     if not HAS_MATPLOTLIB:
         raise argparse.ArgumentTypeError("install matplotlib")
     try:
-        with Image.open(path) as file:
+        # Pillow warns of damage that it could mend, and of pictures that are only rather large.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
             # Pillow would clip 16-bit and float pixels; show_mask checks them.
             return np.asarray(picture if picture.mode[0] in "IF" else picture.convert("RGBA"))
-    except OSError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    except Exception as error:  # Each format has its own errors for a broken file.
+        message = f"cannot read {path}: {cause(error)}"
+        raise argparse.ArgumentTypeError(message) from error
+
+
+def find_strategy(args: argparse.Namespace) -> None:
+    """Sets the strategy, which `--set` has taken if it follows the last OPTION=VALUE."""
+    words = [given for given in args.set if isinstance(given, str)]
+    if args.strategy is None:
+        args.strategy = words.pop() if words else "all"
+    if words:
+        raise ValueError(f"--set must be OPTION=VALUE, got {words[0]}")
+    args.set = [given for given in args.set if not isinstance(given, str)]
+    names = ["all", *STRATEGIES, *PRESETS]
+    if args.strategy not in names:
+        word = args.strategy.lower().replace("-", "_")
+        close = [name for name in names if word in name] or difflib.get_close_matches(word, names)
+        hint = (
+            f", did you mean {' or '.join(sorted(close, key=len)[:4])}?" if word and close else ""
+        )
+        raise ValueError(
+            f"STRATEGY must be one of those that --help lists, got {args.strategy}{hint}"
+        )
 
 
 def check_args(args: argparse.Namespace) -> None:
     """Refuses what fits no strategy, before anything is sampled."""
     if args.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {args.batch}")
+    if not -(2**63) <= args.seed < 2**63:
+        raise ValueError(f"--seed must have 64 bits, got {args.seed}")
     if args.out.suffix not in (".png", ".npz", ".json"):
         raise ValueError(f"--out must end in .png, .npz or .json, got {args.out}")
     if args.image is not None and args.out.suffix != ".png":
         raise ValueError(f"--image needs an --out that ends in .png, got {args.out}")
     if args.strategy == "all" and (args.grid or args.set or args.out.suffix != ".png"):
         raise ValueError("--grid, --set, and --out with .npz or .json, need one STRATEGY")
+    if args.strategy == "all" and args.out.name == "chain.png":
+        raise ValueError("--out must not be chain.png, the name of the other picture")
     given = [option for option, _ in args.set]
     if len(set(given)) < len(given):
         raise ValueError(f"--set takes each option once, got {', '.join(given)}")
@@ -205,7 +269,8 @@ def check_args(args: argparse.Namespace) -> None:
 
 def sample(name: str, args: argparse.Namespace) -> Batch:
     """Samples a batch of one strategy's masks in one jitted call."""
-    function, grid = (STRATEGIES | PRESETS)[name], args.grid or default_grid(name)
+    function = STRATEGIES[name].function if name in STRATEGIES else PRESETS[name]
+    grid = args.grid or default_grid(name)
     if args.batch * math.prod(grid) > MAX_TOKENS:
         limit = f"--batch times the tokens of --grid must be at most {MAX_TOKENS}"
         raise ValueError(f"{limit}, got {args.batch} times {by(grid)}")
@@ -261,21 +326,29 @@ def describe(batch: Batch) -> str:
 
 
 def text_picture(batch: Batch) -> list[str]:
-    """Writes the first mask in characters: of a video, evenly spaced frames that fit in a line."""
+    """Writes the first mask in characters.
+
+    A video is a row of evenly spaced frames. Only the frames and columns that fit in a line of the
+    terminal are shown.
+    """
     video = math.prod(batch.grid[:-2]), *(1, *batch.grid)[-2:]
     frames, height, width = video
     characters = np.full(video, " ")
     characters[batch.context[0].reshape(video)] = "."
     for i, target in enumerate(batch.targets[0].reshape(-1, *video)):
         characters[target] = str(i % 9 + 1) if batch.separate else "#"
-    fitting = min(frames, max(1, (shutil.get_terminal_size().columns + 2) // (width + 2)))
+    line = shutil.get_terminal_size().columns
+    fitting = min(frames, max(1, (line + 2) // (width + 2)))
     shown = np.linspace(0, frames - 1, fitting).astype(int)
     legend = [".: context", "#: target"]
     if batch.separate:
         legend = [".: context", "1-9: target (later ones on top)", "blank: unused"]
     if frames > 1:
         legend.append(f"frames: {', '.join(map(str, shown))}")
-    rows = ["  ".join("".join(characters[i, row]) for i in shown) for row in range(height)]
+    if width > line:
+        legend.append(f"columns: 0-{line - 1} of {width}")
+    cut = characters[..., :line]
+    rows = ["  ".join("".join(cut[i, row]) for i in shown) for row in range(height)]
     return ["   ".join(legend), *rows]
 
 
@@ -287,8 +360,12 @@ def write(batches: list[Batch], args: argparse.Namespace) -> str:
     try:
         if suffix == ".png":
             under = plotting.photograph() if args.image is None else args.image
-            figure = plot_all(batches, under) if args.strategy == "all" else plot_one(batch, under)
-            figure.savefig(args.out)
+            if args.strategy == "all":
+                chain = args.out.with_name("chain.png")
+                save(plot_chain(under, args.seed), chain)
+                save(plot_all(batches, under), args.out)
+                return f"Wrote {chain} and {args.out}"
+            save(plot_one(batch, under), args.out)
         elif suffix == ".json":
             fields = {"strategy": batch.name, "grid": batch.grid, "seed": args.seed}
             args.out.write_text(json.dumps(fields | {"masks": index_lists(batch)}))
@@ -301,6 +378,17 @@ def write(batches: list[Batch], args: argparse.Namespace) -> str:
     return f"Wrote {args.out}"
 
 
+def save(figure: "Figure", path: Path) -> None:
+    """Writes the picture in 256 colors, which makes photographs a quarter as large."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    few = Image.fromarray(pixels[::3, ::3].copy())  # Colors of all pixels would take seconds.
+    palette = few.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    picture = Image.fromarray(pixels.copy())
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def index_lists(batch: Batch) -> list[dict[str, Any]]:
     """Lists the tokens of each mask under the names of `MaskSpec`."""
     masks: list[dict[str, Any]] = []
@@ -311,14 +399,85 @@ def index_lists(batch: Batch) -> list[dict[str, Any]]:
     return masks
 
 
+def axes_in(figure: "Figure", left: float, bottom: float, wide: float, high: float) -> "Axes":
+    """Adds axes at a place in inches."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, bottom / height, wide / width, high / height))
+
+
+def plot_chain(photograph: np.ndarray, seed: int) -> "Figure":
+    """Plots an image, its masks, the index list, the patches taken, and those put back."""
+    side, size, pixels = 6, 14, 72
+    # With seed 0, this key has tokens in neither set, and padding.
+    key = jax.random.fold_in(jax.random.key(seed), 127)
+    masks = jm.ijepa_masks(key, (side, side), num_targets=3, min_keep=9)
+    seen = jm.token_indices(masks.context, size=size)
+    # A mask without targets shows the image, cropped to its grid of four pixels a token.
+    nothing = np.zeros((side * pixels // 4,) * 2, bool)
+    under = np.asarray(plotting.show_mask(nothing, image=photograph).images[0].get_array())
+    patches = jnp.asarray(under.reshape(side, pixels, side, pixels, 3).swapaxes(1, 2))
+    taken = jm.take_tokens(patches.reshape(side**2, -1), seen)
+    back = np.asarray(jm.put_tokens(taken, seen, fill=1)).reshape(patches.shape)
+
+    figure = Figure(figsize=(5.34, 3.66), dpi=300)
+    pictures = {
+        "1  image": under,
+        "2  masks": None,
+        "5  put back: put_tokens": back.swapaxes(1, 2).reshape(under.shape),
+    }
+    behind = {"fc": "white", "ec": "none", "pad": 0.8}
+    number: Any = {"ha": "center", "va": "center", "fontsize": 8, "bbox": behind}
+    for i, (title, picture) in enumerate(pictures.items()):
+        ax = axes_in(figure, 0.05 + 1.79 * i, 1.78, 1.66, 1.66)
+        if picture is None:
+            plotting.show_mask(masks, image=under, ax=ax)
+        else:
+            ax.imshow(picture)
+        ax.set_title(title, loc="left", fontsize=9, pad=3)
+        token = ax.images[0].get_size()[0] / side
+        lines = (np.arange(side + 1) * token - 0.5).tolist()
+        ax.set_axis_on()
+        ax.set_xticks(lines, [])
+        ax.set_yticks(lines, [])
+        ax.tick_params(length=0)
+        ax.grid(color="0.75", linewidth=0.5)
+        if picture is None:
+            for n in np.flatnonzero(masks.context):
+                y, x = ((at + 0.5) * token - 0.5 for at in divmod(n, side))
+                ax.text(x, y, str(n), **number)
+    legend = axes_in(figure, 0.05, 1.47, 5.24, 0.2)
+    plotting.show_legend(image=under, num_targets=len(masks.targets), ax=legend)
+
+    wide, high = 5.24, 1.34
+    ax = axes_in(figure, 0.05, 0.02, wide, high)
+    ax.text(0, 3.16, f"3  index list: token_indices(context, size={size})", fontsize=9)
+    ax.text(0, 1.21, "4  patches: take_tokens (hatched: padding)", fontsize=9)
+    for i, (n, valid) in enumerate(zip(*map(np.asarray, seen), strict=True)):
+        left, right, hatch = i + 0.03, i + 0.97, None if valid else "////"
+        for bottom in (2.0, 0.05):
+            frame: Any = {"fill": False, "ec": "0.4", "lw": 0.5, "hatch": hatch}
+            ax.add_patch(Rectangle((left, bottom), 0.94, 0.94, **frame))
+        ax.text(i + 0.5, 2.46, str(n), **number)
+        if valid:
+            patch = np.asarray(taken[i]).reshape(pixels, pixels, 3)
+            ax.imshow(patch, extent=(left, right, 0.05, 0.99))
+    ax.set(xlim=(0, size), ylim=(0, size * high / wide))
+    ax.set_axis_off()
+    return figure
+
+
 def plot_all(batches: list[Batch], photograph: np.ndarray) -> "Figure":
-    """Plots one mask of each strategy, six in a row; three frames stand for a video."""
-    rows = math.ceil(len(batches) / 6)
-    figure = Figure(figsize=(7.7, 1.5 * rows), dpi=100)
-    figure.subplots_adjust(0.01, 0.02, 0.99, 0.92, wspace=0.06, hspace=0.16)
-    for tile, batch in zip(figure.subplots(rows, 6).flat, batches, strict=False):
-        tile.set_title(batch.name, fontsize=8)
-        tile.set(box_aspect=1)
+    """Plots a tile for each strategy, titled by its method; three frames stand for a video."""
+    columns, across, down = 4, 1.325, 1.68
+    rows = math.ceil(len(batches) / columns)
+    height = rows * down + 0.3
+    figure = Figure(figsize=(5.34, height), dpi=300)
+    for i, batch in enumerate(batches):
+        row, column = divmod(i, columns)
+        bottom = height - (row + 1) * down
+        tile = axes_in(figure, 0.04 + column * across, bottom + 0.05, across - 0.06, across - 0.06)
+        tile.set_title(STRATEGIES[batch.name].method, loc="left", fontsize=9, weight="bold", pad=11)
+        tile.text(0, 1.025, batch.name, fontsize=7, transform=tile.transAxes)
         tile.set_axis_off()
         context, targets = batch.context[0], batch.targets[0]
         under = photograph if context.ndim > 1 else None
@@ -335,25 +494,24 @@ def plot_all(batches: list[Batch], photograph: np.ndarray) -> "Figure":
             ax.set(aspect="auto", xticks=[], yticks=[])
             ax.set_axis_on()
             ax.spines[:].set_color("white")
+    legend = axes_in(figure, 0.04, 0.05, 5.24, 0.2)
+    plotting.show_legend(image=photograph, num_targets=4, ax=legend)
     return figure
 
 
 def plot_one(batch: Batch, photograph: np.ndarray) -> "Figure":
     """Plots masks of one strategy: two rows of images, or two videos or sequences."""
+    count, within = 8 if len(batch.grid) == 2 else 2, batch.within
+    parts: list[Any] = [batch.context[:count], batch.targets[:count]]
+    if len(batch.grid) > 3:  # All axes but the last two count frames, as in the text.
+        lead = -len(batch.grid), math.prod(batch.grid[:-2])
+        parts = [x.reshape(*x.shape[: lead[0]], lead[1], *batch.grid[-2:]) for x in parts]
+        within = None
+    shown = jm.ContextTargetMasks(*parts)
+    titles = [f"{batch.name} {by(batch.grid)}"] + [""] * (len(parts[0]) - 1)
     under = photograph if len(batch.grid) > 1 else None
-    columns = 7 if len(batch.grid) == 2 else 1
-    figure = Figure(dpi=100)
-    axes = figure.subplots(2, columns, squeeze=False)
-    for ax, *mask in zip(axes.flat, batch.context, batch.targets, strict=False):
-        plotting.show_mask(jm.ContextTargetMasks(*mask), image=under, within=batch.within, ax=ax)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    axes[0, 0].set_title(f"{batch.name} {by(batch.grid)}", fontsize=9, loc="left")
-    high, wide, _ = axes[0, 0].images[0].get_array().shape
-    row = min(3, 7.7 / columns * high / wide)
-    height = 2 * row + 0.5
-    figure.set_size_inches(7.7, height)
-    figure.subplots_adjust(0.01, 0.1 / height, 0.99, 1 - 0.3 / height, 0.06, 0.1 / row)
+    figure = plotting.show_masks(shown, image=under, within=within, titles=titles)
+    figure.set_dpi(150)
     return figure
 
 

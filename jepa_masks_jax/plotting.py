@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,10 @@ def show_mask(
         1
     """
     (frames, height, width), context, targets = _read_mask(mask, within)
-    high, wide = _frame_size(frames, height, width)
+    high, wide, gap = _frame_size(frames, height, width)
     true_frames, true_height, true_width = context.shape
     size = math.ceil(high * true_height / height), math.ceil(wide * true_width / width)
     pictures = [None] * true_frames if image is None else _fit(image, true_frames, size)
-    gap = max(1, wide // 28)
     canvas = np.ones((high, frames * (wide + gap) - gap, 3), np.float32)
     for i, picture in enumerate(pictures):
         left = i * (wide + gap)
@@ -96,6 +96,127 @@ def show_mask(
     if ax is None:
         ax = Figure().add_subplot()
     ax.imshow(canvas)
+    ax.set_axis_off()
+    return ax
+
+
+def show_masks(
+    masks: Any | ContextTargetMasks,
+    *,
+    image: Any | None = None,
+    within: Any | None = None,
+    titles: Sequence[str] | None = None,
+) -> Figure:
+    """Plots the masks of a batch, each as `show_mask` does, above a legend.
+
+    Four square images stand side by side. A wider mask has more room, so a video or a sequence has
+    a row of its own.
+
+    Args:
+        masks: bool[batch, *grid], or the `ContextTargetMasks` of a batch, as `jax.vmap` of a
+            strategy returns them.
+        image: the image under every mask, as in `show_mask`, or a list of one image for each mask.
+            Default None.
+        within: the real sides of all samples, one whole number for each axis of the grid, or of
+            each sample, `[batch, axes]`. Default None, the whole grid.
+        titles: a title for each mask. Default None.
+
+    Returns:
+        Figure: at most ten inches wide. The first axes are those of the masks, in order.
+
+    Raises:
+        TypeError: if the masks are not boolean.
+        ValueError: if `masks` is not a batch of at least one mask, if there is another number of
+            titles, images or sides, or if `show_mask` refuses a mask.
+
+    Example:
+        >>> import jax
+        >>> import jepa_masks_jax as jm
+        >>> keys = jax.random.split(jax.random.key(0), 8)
+        >>> masks = jax.vmap(lambda key: jm.presets.mae(key, (14, 14)))(keys)
+        >>> figure = show_masks(masks, titles=[f"image {i}" for i in range(8)])
+        >>> figure.axes[7].get_title(loc="left")
+        'image 7'
+    """
+    separate = isinstance(masks, ContextTargetMasks)
+    arrays: list[Any] = [np.asarray(x) for x in (masks if separate else [masks])]
+    sizes = {len(x) if x.ndim else 0 for x in arrays}
+    count = min(sizes)
+    if len(sizes) > 1 or not count:
+        shapes = " and ".join(str(x.shape) for x in arrays)
+        raise ValueError(f"masks must be a batch of at least one mask, got {shapes}")
+    one_by_one = [ContextTargetMasks(*x) if separate else x[0] for x in zip(*arrays, strict=True)]
+    images = image if isinstance(image, list) else [image] * count
+    sides = [within] * count if np.asarray(within).ndim < 2 else list(np.asarray(within))
+    names = [""] * count if titles is None else titles
+    for name, given in {"image": images, "within": sides, "titles": names}.items():
+        if len(given) != count:
+            raise ValueError(f"{name} must have one for each of {count} masks, got {len(given)}")
+    parts = [_read_mask(*one) for one in zip(one_by_one, sides, strict=True)]
+    grid, context, targets = parts[0]
+    high, wide, gap = _frame_size(*grid)
+    shape = (grid[0] * (wide + gap) - gap) / high
+
+    # In inches: a tall mask is narrow, and a wide one is as wide as the figure.
+    margin, head, foot = 0.12, 0.0 if titles is None else 0.34, 0.45
+    tile_height = min(2.3 / min(shape, 1), 4.6, 9.76 / shape)
+    across, down = tile_height * shape + margin, tile_height + head + margin
+    columns = min(count, max(1, int(9.88 / across)))
+    width = max(6.24, columns * across + margin)
+    height = math.ceil(count / columns) * down + foot
+    figure = Figure(figsize=(width, height))
+
+    def axes(left: float, bottom: float, wide: float, high: float) -> Axes:
+        return figure.add_axes((left / width, bottom / height, wide / width, high / height))
+
+    for i, (mask, under, side) in enumerate(zip(one_by_one, images, sides, strict=True)):
+        row, column = divmod(i, columns)
+        bottom = height - (row + 1) * down
+        ax = axes(margin + column * across, bottom, across - margin, tile_height)
+        show_mask(mask, image=under, within=side, ax=ax)
+        ax.set_title(names[i], loc="left")
+    neither = not all((seen | blocks.any(axis=0)).all() for _, seen, blocks in parts)
+    shown = None if images[0] is None else _fit(images[0], len(context), (high, wide))[0]
+    legend = axes(margin, 0.11, 6, 0.23)
+    show_legend(image=shown, num_targets=len(targets), neither=neither, ax=legend)
+    return figure
+
+
+def show_legend(
+    *, image: Any | None = None, num_targets: int = 1, neither: bool = True, ax: Axes | None = None
+) -> Axes:
+    """Plots what the colors of `show_mask` mean, in a line.
+
+    Args:
+        image: the image under the masks, as in `show_mask`, for one frame. Default None.
+        num_targets: how many target blocks have a color of their own. Default 1.
+        neither: whether there are tokens in neither set. Default True.
+        ax: matplotlib axes to plot on, best wide and low. Default None, which makes new ones.
+
+    Returns:
+        Axes: the axes plotted on.
+
+    Example:
+        >>> ax = show_legend(num_targets=4)
+        >>> [text.get_text() for text in ax.texts]
+        ['context: seen', 'target: predicted', 'neither']
+    """
+    blocks: Any = np.eye(num_targets, dtype=bool)[:, None]
+    nothing: Any = np.zeros((1, 1), bool)
+    parts = {
+        "context: seen": ContextTargetMasks(~nothing, nothing[None]),
+        "target: predicted": ContextTargetMasks(~blocks.any(axis=0), blocks),
+        "neither": ContextTargetMasks(nothing, nothing[None]),
+    }
+    if not neither:
+        del parts["neither"]
+    if ax is None:
+        ax = Figure(figsize=(6, 0.23)).add_axes((0, 0, 1, 1))
+    for i, (text, mask) in enumerate(parts.items()):
+        left = i / 3
+        swatch = show_mask(mask, image=image, ax=ax.inset_axes((left, 0, 0.05, 1)))
+        swatch.set_aspect("auto")
+        ax.text(left + 0.06, 0.45, text, va="center", transform=ax.transAxes)
     ax.set_axis_off()
     return ax
 
@@ -124,8 +245,8 @@ def _read_mask(mask: Any, within: Any) -> tuple[tuple[int, ...], np.ndarray, np.
     return grid, context[true].reshape(part), targets[:, *true].reshape(-1, *part)
 
 
-def _frame_size(frames: int, height: int, width: int) -> tuple[int, int]:
-    """Returns how many pixels high and wide a frame is.
+def _frame_size(frames: int, height: int, width: int) -> tuple[int, int, int]:
+    """Returns how many pixels high and wide a frame is, and the gap between two frames.
 
     The longer side of a frame has about 224 pixels, and a token 4 to 32. Tokens are smaller if the
     picture would be longer than 2,048 pixels.
@@ -134,7 +255,7 @@ def _frame_size(frames: int, height: int, width: int) -> tuple[int, int]:
     token = min(token, max(1, 2048 // max(height, frames * width)))
     high, wide = min(2048, height * token), min(2048, width * token)
     # The bar of a sequence is at least a sixteenth as high as long.
-    return (max(high, wide // 16) if height == 1 else high), wide
+    return (max(high, wide // 16) if height == 1 else high), wide, max(1, wide // 28)
 
 
 def _fit(image: Any, frames: int, size: tuple[int, int]) -> list[Image.Image]:

@@ -1,12 +1,15 @@
 """The command prints, plots and saves the masks of its options, and fails in one line."""
 
 import importlib.util
+import io
 import itertools
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import jax
@@ -53,7 +56,7 @@ PRESETS = {
     "hubert": ("span_mask", SEQUENCE),
     "cjepa": ("object_mask", SLOTS),
 }
-FIRST_PICTURE = Path(__file__).parents[1] / ".github" / "images" / "masks.png"
+PICTURES = Path(__file__).parents[1] / ".github" / "images"
 
 
 @pytest.fixture(autouse=True)
@@ -97,20 +100,21 @@ def returns(monkeypatch):
     """Makes block_mask return the given masks whatever the key, or call another function."""
 
     def returns(masks):
-        if callable(masks):
-            monkeypatch.setitem(command.STRATEGIES, "block_mask", masks)
-            return
-        grid = np.shape(masks.context if isinstance(masks, tuple) else masks)
-        constant = jax.tree.map(jnp.asarray, masks)
-        monkeypatch.setitem(command.STRATEGIES, "block_mask", lambda key, grid: constant)
-        monkeypatch.setitem(command.GRIDS, "block_mask", grid)
+        function, grid = masks, (4, 5)
+        if not callable(masks):
+            grid = np.shape(masks.context if isinstance(masks, tuple) else masks)
+            constant = jax.tree.map(jnp.asarray, masks)
+            function = lambda key, grid: constant  # noqa: E731
+        monkeypatch.setitem(
+            command.STRATEGIES, "block_mask", command.Strategy(function, "a method", grid)
+        )
 
     return returns
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """Records what is plotted: the context, the targets, the image and the axes of each mask."""
+    """Records what is plotted: the context, the targets, the options and the axes of each mask."""
     calls = []
     show_mask = plotting.show_mask
 
@@ -119,6 +123,8 @@ def shown(monkeypatch):
         return show_mask(mask, ax=ax, **options)
 
     monkeypatch.setattr(plotting, "show_mask", record)
+    monkeypatch.setattr(plotting, "show_legend", lambda **options: None)
+    monkeypatch.setattr(command, "plot_chain", lambda *options: Figure((1, 1)))
     return calls
 
 
@@ -193,15 +199,40 @@ def assert_text_counts(text, context, targets):
     assert float(share) == pytest.approx(100 * np.mean(target), abs=0.051)
 
 
-def test_without_a_strategy_it_prints_a_table_and_plots_a_tile_of_each(run, shown, monkeypatch):
+def assert_looks_like(path, other):
+    """Compares the means of squares of 32 pixels: letters differ with matplotlib, masks do not."""
+    with Image.open(path) as one, Image.open(other) as two:
+        assert one.size == two.size
+        means = [np.asarray(x.convert("RGB").reduce(32), float) for x in (one, two)]
+    assert np.abs(means[0] - means[1]).max() < 40
+
+
+def test_without_a_strategy_it_writes_the_chain_beside_the_tiles(run, returns, monkeypatch):
+    returns(from_rows("....", "...#"))
+    monkeypatch.setattr(command, "STRATEGIES", {"block_mask": command.STRATEGIES["block_mask"]})
+    monkeypatch.setattr(command, "PRESETS", {})
+    lines = run("--batch 2").splitlines()
+    assert lines[2].split() == ["block_mask", "2x4", "7", "7.0", "7", "12.5", "%"]
+    assert lines[3:] == ["", "Wrote chain.png and masks.png"]
+    for name in ("chain.png", "masks.png"):
+        with Image.open(name) as picture:
+            assert picture.size[0] >= 1500
+    assert Path("chain.png").stat().st_size < 400_000
+    assert_looks_like("chain.png", PICTURES / "chain.png")
+    Path("folder").mkdir()
+    run("--batch 1 --seed 1 --out folder/tiles.png")
+    assert sorted(os.listdir("folder")) == ["chain.png", "tiles.png"]
+
+
+@pytest.mark.slow
+def test_the_table_and_the_tiles_show_every_strategy(run, shown, monkeypatch):
     figures = []
-    savefig = Figure.savefig
+    save = command.save
     monkeypatch.setattr(
-        Figure, "savefig", lambda figure, file: (figures.append(figure), savefig(figure, file))
+        command, "save", lambda figure, file: (figures.append(figure), save(figure, file))
     )
     lines = run("--batch 2").splitlines()
     assert len(lines) == 16
-    assert lines[-1] == "Wrote masks.png"
     rows = [line.split() for line in lines[2:14]]
     assert [row[0] for row in rows] == list(STRATEGIES)
     assert [row[1] for row in rows] == ["x".join(map(str, grid)) for grid in STRATEGIES.values()]
@@ -219,27 +250,21 @@ def test_without_a_strategy_it_prints_a_table_and_plots_a_tile_of_each(run, show
     assert [call[0].ndim for call in shown] == [2] * 10 + [1] * 2 + [2] * 6
     assert [call[2]["image"] is None for call in shown] == [False] * 10 + [True] * 2 + [False] * 6
 
-    (figure,) = figures
+    _, figure = figures
     tiles = figure.axes[:12]
-    assert [tile.get_title() for tile in tiles] == list(STRATEGIES)
-    width, height = figure.canvas.get_width_height()
-    assert width <= 770
-    assert height <= 480
-    boxes = [tile.title.get_window_extent() for tile in tiles]
-    assert all(box.x0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+    assert [tile.texts[0].get_text() for tile in tiles] == list(STRATEGIES)
+    assert [tile.get_title(loc="left") for tile in tiles][:3] == ["I-JEPA", "V-JEPA", "MAE"]
+    boxes = [tile.texts[0].get_window_extent() for tile in tiles]
+    width, _ = figure.canvas.get_width_height()
+    assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
     for left, right in itertools.pairwise(boxes):
         assert left.y0 > right.y1 or left.x1 < right.x0
-
-    if FIRST_PICTURE.exists():
-        with Image.open(FIRST_PICTURE) as one, Image.open("masks.png") as other:
-            pixels = [np.asarray(picture.convert("RGB"), float) for picture in (one, other)]
-        # Letters differ from version to version of matplotlib, masks do not.
-        assert np.abs(pixels[0] - pixels[1]).mean() < 2
+    assert_looks_like("masks.png", PICTURES / "masks.png")
 
 
 def test_the_tile_of_a_video_shows_its_first_middle_and_last_frame(shown):
     targets = np.random.default_rng(0).random((2, 1, 5, 4, 4)) < 0.5
-    batch = command.Batch("a video", (5, 4, 4), ~targets[:, 0], targets, False, None)
+    batch = command.Batch("vjepa_mask", (5, 4, 4), ~targets[:, 0], targets, False, None)
     command.plot_all([batch], plotting.photograph())
     assert len(shown) == 3
     for call, frame in zip(shown, [4, 2, 0], strict=True):  # the first in front
@@ -313,30 +338,31 @@ def test_frames_of_a_video_are_shown_as_the_terminal_has_room(run, returns, monk
     for columns, wanted in [("200", range(7)), ("25", [0, 3, 6]), ("24", [0, 6]), ("6", [0])]:
         monkeypatch.setenv("COLUMNS", columns)
         _, legend, *rows = run("block_mask --batch 1 --out masks.npz").splitlines()
-        assert legend == f".: context   #: target   frames: {', '.join(map(str, wanted))}"
-        assert rows[0] == "  ".join(frames[i][0] for i in wanted)
+        cut = "   columns: 0-5 of 7" if columns == "6" else ""
+        assert legend == f".: context   #: target   frames: {', '.join(map(str, wanted))}{cut}"
+        assert rows[0] == "  ".join(frames[i][0] for i in wanted)[: int(columns)]
 
 
-@pytest.fixture
-def with_sides(returns, monkeypatch):
-    """A block_mask that takes `within`: the last true row is the target."""
-
-    def inside(grid, within):
-        true = np.zeros(grid, bool)
-        true[tuple(map(slice, within))] = True
-        return true
-
-    def block_mask(key, grid, *, within=None):
-        target = np.zeros(grid, bool)
-        target[within[0] - 1, : within[1]] = True
-        return jnp.asarray(target)
-
-    monkeypatch.setattr(jm, "inside", inside, raising=False)
-    monkeypatch.setitem(command.GRIDS, "block_mask", (4, 5))
-    returns(block_mask)
+def test_a_line_of_the_terminal_holds_the_columns_that_fit(run, returns, monkeypatch):
+    row = "#" * 75 + "." * 53
+    returns(from_rows(row, row[::-1]))
+    _, legend, *rows = run("block_mask --batch 1 --out masks.npz").splitlines()
+    assert legend.endswith("   columns: 0-79 of 128")
+    assert rows[:3] == [row[:80], row[::-1][:80], ""]
+    monkeypatch.setenv("COLUMNS", "128")
+    _, legend, *rows = run("block_mask --batch 1 --out masks.npz").splitlines()
+    assert "columns" not in legend
+    assert rows[:3] == [row, row[::-1], ""]
 
 
-def test_tokens_outside_the_true_part_are_blank(run, shown, with_sides):
+def last_row(key, grid, *, within):
+    """The last row of the real part."""
+    rows, columns = np.indices(grid)
+    return jnp.asarray((rows == within[0] - 1) & (columns < within[1]))
+
+
+def test_tokens_outside_the_real_part_are_blank(run, shown, returns):
+    returns(last_row)
     text = run("block_mask --batch 2 --set within=3,4")
     assert text.splitlines()[2:6] == [".... ", ".... ", "#### ", "     "]
     assert "targets cover 33.3 % of the tokens" in text
@@ -348,23 +374,29 @@ def test_tokens_outside_the_true_part_are_blank(run, shown, with_sides):
     assert targets.sum(axis=(1, 2, 3)).tolist() == [4, 4]
 
 
-@pytest.mark.parametrize(("grid", "plotted"), [("3x4", 14), ("2x3x4", 2), ("9", 2)])
-def test_a_picture_shows_two_rows_of_samples(run, returns, shown, grid, plotted):
+def test_the_share_is_that_of_the_part_of_the_grid_that_the_sides_cover(run):
+    text = run("random_mask --grid 4x5 --batch 2 --set within=9,3 --out masks.npz")
+    assert "targets cover 75.0 % of the tokens" in text
+
+
+@pytest.mark.parametrize(("grid", "plotted"), [("3x4", 8), ("2x3x4", 2), ("9", 2), ("2x3x2x2", 2)])
+def test_a_picture_shows_some_samples_in_order(run, returns, shown, grid, plotted):
     returns(random_bits)
     run(f"block_mask --grid {grid} --batch 20")
     assert len(shown) == plotted
     shape = tuple(map(int, grid.split("x")))
     contexts, targets = sample(random_bits, shape, batch=20)
+    drawn = (6, 2, 2) if len(shape) == 4 else shape
     for i, (context, target, *_) in enumerate(shown):
-        np.testing.assert_array_equal(context, contexts[i])
-        np.testing.assert_array_equal(target, targets[i])
-    rows = [ax.get_subplotspec().rowspan.start for *_, ax in shown]
-    assert rows == [0] * (plotted // 2) + [1] * (plotted // 2)
+        np.testing.assert_array_equal(context, contexts[i].reshape(drawn))
+        np.testing.assert_array_equal(target, targets[i].reshape(-1, *drawn))
+    places = [(-ax.get_position().y0, ax.get_position().x0) for *_, ax in shown]
+    assert places == sorted(places)
     figure = shown[0][-1].figure
     assert figure.axes[0].get_title(loc="left") == f"block_mask {grid}"
     with Image.open("masks.png") as picture:
-        assert picture.size[0] == 770
-        assert picture.size[1] <= 700
+        assert 900 <= picture.size[0] <= 1500
+        assert picture.size[1] <= 1500
 
 
 def test_fewer_masks_than_places_leave_the_others_empty(run, returns, shown):
@@ -442,7 +474,10 @@ def test_a_photograph_taken_with_the_camera_on_its_side_stands_upright(run, retu
     Image.fromarray(photograph).save("photo.png", exif=exif)
     returns(from_rows("....", "...#"))
     run("block_mask --batch 1 --image photo.png --out own.png")
-    top, bottom = (pixels_like("own.png", color) for color in ([200, 0, 0], [0, 0, 200]))
+    top, bottom = (
+        pixels_like("own.png", color)[:-90]  # above the legend
+        for color in ([200, 0, 0], [0, 0, 200])
+    )
     assert top.any()
     assert bottom.any()
     assert np.flatnonzero(top.any(axis=1)).max() < np.flatnonzero(bottom.any(axis=1)).min()
@@ -450,12 +485,93 @@ def test_a_photograph_taken_with_the_camera_on_its_side_stands_upright(run, retu
 
 def test_a_photograph_that_cannot_lie_under_a_mask_is_refused(fails):
     ONE_COLOR.save("photo.bmp")
-    Path("short.bmp").write_bytes(Path("photo.bmp").read_bytes()[:5000])
-    assert "--image" in fails("block_mask --image short.bmp")
     assert "--image needs" in fails("object_mask --image photo.bmp")
     assert "--image needs" in fails("block_mask --image photo.bmp --out masks.npz")
     Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save("deep.png")
     assert "uint8 or float in [0, 1], got uint16" in fails("block_mask --image deep.png --batch 1")
+
+
+def png(width, height, data):
+    """A PNG of one-bit pixels with this compressed data."""
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0),
+        b"IDAT": data,
+        b"IEND": b"",
+    }
+    parts = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks.items()
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def saved(format):
+    buffer = io.BytesIO()
+    ONE_COLOR.save(buffer, format)
+    return buffer.getvalue()
+
+
+DDS_HEADER = struct.pack(
+    "<4s7I44x2I4s5I4x4I4x", b"DDS ", 124, 0x1007, 9, 9, 0, 0, 0, 32, 4, b"????", *[0] * 9
+)
+FILES = {
+    "no image": b"text",
+    "empty": b"",
+    "bomb": png(30_000, 30_000, b"12345678"),
+    "large": png(20_000, 20_000, b""),
+    "PNG without pixels": png(9, 9, b"")[:50],
+    "broken PNG": saved("png")[:60] + b"\0" * 40 + saved("png")[100:],
+    "AVIF": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + b"\0" * 99,
+    "DDS": DDS_HEADER,
+    **{f"short {format}": saved(format)[:-80] for format in ("bmp", "jpeg", "gif", "tiff", "webp")},
+}
+
+
+@pytest.mark.parametrize("data", FILES.values(), ids=FILES)
+def test_a_broken_image_is_one_line_with_its_cause(fails, data):
+    Path("photo").write_bytes(data)
+    error = fails("block_mask --batch 1 --image photo")
+    assert re.search(r"argument --image: cannot read photo: \S+", error)
+
+
+@pytest.mark.parametrize("error", [struct.error("short"), MemoryError(), KeyError(7), EOFError()])
+def test_whatever_a_reader_of_images_raises_is_one_line(fails, monkeypatch, error):
+    def raises(path):
+        raise error
+
+    monkeypatch.setattr(Image, "open", raises)
+    said = str(error) or type(error).__name__
+    assert f"argument --image: cannot read photo: {said}" in fails("block_mask --image photo")
+
+
+def test_options_stand_before_or_after_the_strategy(run, returns):
+    returns(lambda key, grid, *, first, last=0: jnp.arange(20).reshape(grid) % first == last)
+    texts = {
+        run(line)
+        for line in (
+            "block_mask --batch 1 --out m.npz --set first=3 last=1",
+            "--batch 1 --out m.npz --set first=3 last=1 block_mask",
+            "--set first=3 last=1 block_mask --batch 1 --out m.npz",
+            "--set first=3 --batch 1 --set last=1 block_mask --out m.npz",
+            "--batch 1 --set first=3 last=1 --out m.npz block_mask",
+        )
+    }
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("mea", "mae"),
+        ("vjepa", "vjepa_mask or vjepa21_image or vjepa_long_range or vjepa_short_range"),
+        ("VideoMAE", "videomae_tube"),
+        ("block-mask", "block_mask"),
+    ],
+)
+def test_an_unknown_strategy_gets_those_of_a_similar_name(fails, name, close):
+    error = fails(f"{name} --batch 2")
+    assert f"got {name}, did you mean {close}" in error
+    assert len(error) < 250
 
 
 @pytest.mark.parametrize(
@@ -463,6 +579,13 @@ def test_a_photograph_that_cannot_lie_under_a_mask_is_refused(fails):
     [
         ("nope", ["STRATEGY", "nope"]),
         ("block_mask extra", ["extra"]),
+        ("block_mask --set extra", ["--set", "OPTION=VALUE", "extra"]),
+        ("block_mask --set =3", ["--set", "OPTION=VALUE", "=3"]),
+        ("block_mask --set x=", ["block_mask", "x"]),
+        (f"block_mask --set num_targets={'-' * 3000}1", ["--set", "num_targets", "deep"]),
+        (f"block_mask --set num_targets={'(' * 3000}", ["num_targets"]),
+        ("block_mask --set num_targets={[]:1}", ["num_targets", "{[]:1}"]),
+        ("--set num_targets=2 num_targets block_mask", ["--set", "num_targets"]),
         ("block_mask --nope 3", ["--nope"]),
         ("block_mask --set", ["--set"]),
         ("block_mask --set num_targets", ["--set", "num_targets"]),
@@ -477,23 +600,22 @@ def test_a_photograph_that_cannot_lie_under_a_mask_is_refused(fails):
         ("block_mask --batch many", ["--batch", "many"]),
         ("block_mask --grid 1000x1000 --batch 1000", ["--batch", "1000x1000", "134217728"]),
         ("block_mask --seed 1.5", ["--seed", "1.5"]),
-        (f"block_mask --seed {2**70}", ["int"]),
-        ("block_mask --grid 14,14", ["--grid", "14,14"]),
+        (f"block_mask --seed {2**70}", ["--seed", str(2**70)]),
+        ("--out chain.png", ["--out", "chain.png"]),
+        ("block_mask --grid 14,14", ["--grid", "14x14", "14,14"]),
         ("block_mask --grid 14", ["grid", "14"]),
         ("block_mask --grid 0x4", ["grid", "0"]),
         ("object_mask --grid 3x4", ["3", "4"]),
         ("block_mask --set num_targets=2.5", ["num_targets", "2.5"]),
         ("block_mask --set target_scale=nan,nan", ["target_scale", "nan"]),
         ("ijepa --set sampling=other", ["sampling", "other"]),
-        ("box_mask --grid 2x2x2x3 --set extent=1,1,1,1 --batch 1", ["mask", "axes"]),
         ("block_mask --out masks.txt", ["--out", "masks.txt"]),
         ("block_mask --batch 1 --out nowhere/masks.npz", ["--out", "nowhere"]),
         ("object_mask --batch 1 --out nowhere/masks.png", ["--out", "nowhere"]),
         ("block_mask --image nowhere.jpg", ["--image", "nowhere.jpg"]),
         ("block_mask --image .", ["--image"]),
-        (f"block_mask --image {__file__}", ["--image", __file__]),
     ],
-    ids=lambda value: value.replace(__file__, "FILE") if isinstance(value, str) else "",
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
 )
 def test_a_bad_argument_is_named_in_one_line(fails, tmp_path, line, offenders):
     error = fails(line)
@@ -502,12 +624,22 @@ def test_a_bad_argument_is_named_in_one_line(fails, tmp_path, line, offenders):
     assert os.listdir(tmp_path) == []
 
 
-def test_masks_that_do_not_fit_in_memory_end_with_one_line(fails, returns):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nof 1 byte."),
+            "Out of memory",
+        ),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_masks_that_do_not_fit_in_memory_end_with_one_line(fails, returns, error, said):
     def block_mask(key, grid):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 1 byte.")
+        raise error
 
     returns(block_mask)
-    assert "Out of memory" in fails("block_mask")
+    assert said in fails("block_mask")
 
 
 def test_without_matplotlib_there_is_text_and_no_picture(capsys, monkeypatch):
