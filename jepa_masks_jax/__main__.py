@@ -283,12 +283,12 @@ def sample(name: str, args: argparse.Namespace) -> Batch:
     masks = jax.jit(jax.vmap(lambda key: function(key, shape, **options)))(keys)
     within = options.get("within")
     separate = isinstance(masks, jm.ContextTargetMasks)
-    context, targets = masks if separate else (true_part(grid, within) & ~masks, masks[:, None])
+    context, targets = masks if separate else (real_part(grid, within) & ~masks, masks[:, None])
     return Batch(name, grid, np.asarray(context), np.asarray(targets), separate, within)
 
 
-def true_part(grid: tuple[int, ...], within: tuple[int, ...] | None) -> np.ndarray:
-    """Returns the tokens of the sample: bool[*grid]."""
+def real_part(grid: tuple[int, ...], within: tuple[int, ...] | None) -> np.ndarray:
+    """Returns the tokens that are not padding: bool[*grid]."""
     return np.ones(grid, bool) if within is None else np.asarray(jm.inside(grid, within))
 
 
@@ -307,7 +307,7 @@ def summarize(batches: list[Batch]) -> str:
 
 def share(batch: Batch) -> float:
     """Returns the share of the tokens that targets cover."""
-    tokens = len(batch.targets) * true_part(batch.grid, batch.within).sum()
+    tokens = len(batch.targets) * real_part(batch.grid, batch.within).sum()
     return float(batch.targets.any(axis=1).sum() / tokens)
 
 

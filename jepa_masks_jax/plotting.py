@@ -62,9 +62,9 @@ def show_mask(
         image: uint8 or float in `[0, 1]`, `[height, width]` or `[height, width, 3 or 4]`, of any
             size; for a video also one image a frame, `[frames, height, width, 3 or 4]`. It is
             cropped at its center to the shape of the grid. Default None.
-        within: the true sides of the sample, one whole number for each axis of the grid. The image
-            covers the true part, tokens outside it are white, and the context of a single target
-            is the rest of the true part. Default None, the whole grid.
+        within: the real sides of the sample, one whole number for each axis of the grid. The image
+            covers the real part, tokens outside it are white, and the context of a single target
+            is the rest of the real part. Default None, the whole grid.
         ax: matplotlib axes to plot on. Default None, which makes new ones.
 
     Returns:
@@ -85,9 +85,9 @@ def show_mask(
     """
     (frames, height, width), context, targets = _read_mask(mask, within)
     high, wide, gap = _frame_size(frames, height, width)
-    true_frames, true_height, true_width = context.shape
-    size = math.ceil(high * true_height / height), math.ceil(wide * true_width / width)
-    pictures = [None] * true_frames if image is None else _fit(image, true_frames, size)
+    real_frames, real_height, real_width = context.shape
+    size = math.ceil(high * real_height / height), math.ceil(wide * real_width / width)
+    pictures = [None] * real_frames if image is None else _fit(image, real_frames, size)
     canvas = np.ones((high, frames * (wide + gap) - gap, 3), np.float32)
     for i, picture in enumerate(pictures):
         left = i * (wide + gap)
@@ -222,7 +222,7 @@ def show_legend(
 
 
 def _read_mask(mask: Any, within: Any) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
-    """Returns the grid as that of a video, and the true part of the context and of each target."""
+    """Returns the grid as that of a video, and the real part of the context and of each target."""
     if isinstance(mask, ContextTargetMasks):
         context, targets = np.asarray(mask.context), np.asarray(mask.targets)
     else:
@@ -240,9 +240,9 @@ def _read_mask(mask: Any, within: Any) -> tuple[tuple[int, ...], np.ndarray, np.
         raise ValueError(
             f"within must be one whole number for each axis of {context.shape}, got {within}"
         )
-    true = tuple(slice(max(1, side)) for side in sides.tolist())
-    grid, part = ((1, 1, *shape)[-3:] for shape in (context.shape, context[true].shape))
-    return grid, context[true].reshape(part), targets[:, *true].reshape(-1, *part)
+    real = tuple(slice(max(1, side)) for side in sides.tolist())
+    grid, part = ((1, 1, *shape)[-3:] for shape in (context.shape, context[real].shape))
+    return grid, context[real].reshape(part), targets[:, *real].reshape(-1, *part)
 
 
 def _frame_size(frames: int, height: int, width: int) -> tuple[int, int, int]:

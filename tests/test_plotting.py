@@ -115,11 +115,12 @@ def test_over_an_image_the_context_is_clear_and_the_target_is_tinted(mask, rando
     assert not np.isclose(centers, TARGETS[0]).all(axis=-1).any()  # the image shows through
 
 
-def test_a_target_has_an_edge_of_the_full_color():
-    mask = np.zeros((14, 14), bool)
+@pytest.mark.parametrize("side", [14, 48])
+def test_a_target_has_an_edge_of_the_full_color(side):
+    mask = np.zeros((side, side), bool)
     mask[3:6, 4:9] = True
     canvas = canvas_of(mask, image=np.zeros((SIDE, SIDE, 3), np.uint8))
-    token = SIDE // 14
+    token = len(canvas) // side
     block = canvas[3 * token : 6 * token, 4 * token : 9 * token]
     for edge in (block[0], block[-1], block[:, 0], block[:, -1]):
         np.testing.assert_allclose(edge, np.broadcast_to(TARGETS[0], edge.shape))
@@ -375,7 +376,7 @@ def test_a_mask_of_the_wrong_shape_is_refused(mask):
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("targets_apart", [False, True])
-@pytest.mark.parametrize("asarray", [tuple, np.array, jnp.array])
+@pytest.mark.parametrize("asarray", [tuple, np.uint8, jnp.array])
 def test_tokens_outside_the_sides_of_the_sample_are_white(rank, targets_apart, asarray):
     grid, within = (4, 8, 10)[-rank:], (3, 5, 7)[-rank:]
     true = np.zeros(grid, bool)
@@ -396,13 +397,18 @@ def test_tokens_outside_the_sides_of_the_sample_are_white(rank, targets_apart, a
             np.testing.assert_array_equal(blue & true, true & ~target)
 
 
-def test_an_image_covers_the_true_part():
+def test_an_image_covers_the_real_part():
     image = np.zeros((50, 70, 3), np.uint8)
     image[-10:, :, 0], image[:, -10:, 1] = 255, 255  # the last row and column of 5x7 tokens
     centers = token_centers(canvas_of(np.zeros((8, 8), bool), image=image, within=(5, 7)), 8)
     np.testing.assert_allclose(centers[4, :6], [[1, 0, 0]] * 6, atol=0.05)
     np.testing.assert_allclose(centers[:4, 6], [[0, 1, 0]] * 4, atol=0.05)
     np.testing.assert_allclose(centers[:4, :6], np.zeros((4, 6, 3)), atol=0.05)
+
+
+def test_a_token_of_less_than_a_pixel_is_not_lost():
+    canvas = canvas_of(np.zeros(10_000, bool), within=(1,))
+    assert 1 <= (canvas != 1).any(axis=(0, 2)).sum() <= 2
 
 
 def test_sides_are_clamped_to_the_grid_and_to_one_token():
@@ -458,6 +464,117 @@ def test_pixels_other_than_bytes_and_fractions_are_refused(image):
 def test_an_image_that_does_not_fit_is_refused(mask, image):
     with pytest.raises(ValueError, match="image"):
         plotting.show_mask(mask, image=image)
+
+
+def places_of(figure, count):
+    """Left, bottom, width and height in inches of the axes of the masks."""
+    sizes = np.tile(figure.get_size_inches(), 2)
+    return np.array([ax.get_position().bounds for ax in figure.axes[:count]]) * sizes
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.axes[-1].texts]
+
+
+def random_masks(*shape):
+    return np.random.default_rng(3).random(shape) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "columns", "least"),
+    [
+        ((7, 14, 14), 4, (2, 2)),
+        ((2, 14, 14), 2, (2, 2)),
+        ((3, 8, 14, 14), 1, (9, 1)),
+        ((2, 3, 14, 14), 1, (6, 2)),
+        ((3, 100), 1, (9, 0.5)),
+        ((2, 7), 1, (9, 0.5)),
+        ((3, 16, 64), 1, (9, 2)),
+        ((5, 64, 8), 5, (0.4, 4)),
+    ],
+)
+def test_masks_of_a_batch_stand_in_rows_large_enough_to_see(shape, columns, least):
+    masks, titles = random_masks(*shape), [f"number {i}" for i in range(shape[0])]
+    figure = plotting.show_masks(masks, titles=titles)
+    places = places_of(figure, len(masks))
+    left, bottom, width, height = places.T
+    order = np.lexsort((left, -bottom.round(3)))
+    assert order.tolist() == list(range(len(masks)))
+    assert (bottom.round(3) == bottom[0].round(3)).sum() == columns
+    assert (width >= least[0]).all()
+    assert (height >= least[1]).all()
+    assert (places >= 0).all()
+    assert (left + width).max() <= figure.get_size_inches()[0] <= 10.001
+    assert (bottom + height).max() <= figure.get_size_inches()[1] - 0.3  # room for the title
+    if columns > 1:
+        assert (left[1:columns] > (left + width)[: columns - 1]).all()
+    for ax, mask, title in zip(figure.axes, masks, titles, strict=False):
+        (image,) = ax.images
+        np.testing.assert_array_equal(image.get_array(), canvas_of(mask))
+        ratio = image.get_array().shape[1] / image.get_array().shape[0]
+        assert width[0] / height[0] == pytest.approx(ratio)
+        assert ax.get_title(loc="left") == title
+    assert legend_of(figure) == ["context: seen", "target: predicted"]
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+def test_masks_of_a_batch_have_targets_images_and_sides_of_their_own(asarray):
+    context, targets = random_masks(2, 6, 6), random_masks(2, 4, 6, 6)
+    images = [np.full((9, 9), shade, np.uint8) for shade in (50, 200)]
+    masks = jm.ContextTargetMasks(asarray(context & ~targets.any(1)), asarray(targets))
+    each, of_all = asarray([[6, 6], [3, 5]]), asarray([4, 4])
+    for image, within in [(images, each), (images[0], of_all), (None, None)]:
+        figure = plotting.show_masks(masks, image=image, within=within)
+        for i, ax in enumerate(figure.axes[:2]):
+            under = image[i] if image is images else image
+            sides = each[i] if within is each else within
+            one = jm.ContextTargetMasks(masks.context[i], masks.targets[i])
+            expected = canvas_of(one, image=under, within=sides)
+            np.testing.assert_array_equal(ax.images[0].get_array(), expected)
+        assert legend_of(figure) == ["context: seen", "target: predicted", "neither"]
+
+
+def test_padding_is_not_neither():
+    padded = plotting.show_masks(np.zeros((2, 6, 6), bool), within=(3, 3))
+    assert legend_of(padded) == ["context: seen", "target: predicted"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "options", "match"),
+    [
+        (np.array(True), {}, "batch"),
+        (np.zeros((0, 3, 3), bool), {}, "batch"),
+        (jm.ContextTargetMasks(np.zeros((2, 3), bool), np.zeros((3, 1, 3), bool)), {}, "batch"),
+        (np.zeros((2, 2, 2, 2, 2), bool), {}, "axes"),
+        (np.zeros((2, 3), bool), {"titles": ["one"]}, "titles .* 2 masks, got 1"),
+        (np.zeros((2, 3), bool), {"within": [[1]] * 3}, "within .* 2 masks, got 3"),
+        (np.zeros((2, 3), bool), {"within": [[1, 1]] * 2}, "within"),
+        (np.zeros((2, 3, 3), bool), {"image": [np.zeros((2, 2))]}, "image .* 2 masks, got 1"),
+    ],
+)
+def test_a_batch_that_does_not_fit_its_options_is_refused(masks, options, match):
+    with pytest.raises(ValueError, match=match):
+        plotting.show_masks(masks, **options)
+
+
+@pytest.mark.parametrize("num_targets", [1, 4])
+@pytest.mark.parametrize("image", [None, np.full((9, 9), 102, np.uint8)], ids=["none", "grey"])
+def test_the_legend_shows_the_colors_of_the_masks(num_targets, image):
+    axes = Figure().add_axes((0, 0, 1, 1))
+    assert plotting.show_legend(num_targets=num_targets, image=image, ax=axes) is axes
+    context, target, neither = (
+        np.asarray(ax.images[0].get_array(), float) for ax in axes.child_axes
+    )
+    under = WHITE if image is None else np.full(3, 0.4)
+    np.testing.assert_allclose(
+        context, np.broadcast_to(CONTEXT if image is None else under, context.shape)
+    )
+    wide = target.shape[1] // num_targets
+    middles = target[len(target) // 2, wide // 2 :: wide]
+    assert tint_of(middles, under).tolist() == list(range(num_targets))
+    assert is_dark(neither).all()
+    for ax, text in zip(axes.child_axes, axes.texts, strict=True):
+        assert ax.get_position().x1 < text.get_position()[0]
 
 
 def test_the_photograph_is_a_color_picture():
