@@ -377,6 +377,9 @@ def test_tokens_outside_the_real_part_are_blank(run, shown, returns):
 def test_the_share_is_that_of_the_part_of_the_grid_that_the_sides_cover(run):
     text = run("random_mask --grid 4x5 --batch 2 --set within=9,3 --out masks.npz")
     assert "targets cover 75.0 % of the tokens" in text
+    assert "targets cover 75.0 % of the tokens" in run(
+        "random_mask --grid 2x2x2x2 --batch 2 --set within=1,2,2,1"
+    )
 
 
 @pytest.mark.parametrize(("grid", "plotted"), [("3x4", 8), ("2x3x4", 2), ("9", 2), ("2x3x2x2", 2)])
