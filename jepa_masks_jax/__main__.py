@@ -207,10 +207,8 @@ def assignment(text: str) -> tuple[str, Any] | str:
         raise argparse.ArgumentTypeError(f"must be OPTION=VALUE, got {text}")
     try:
         return option, ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return option, value
-    except (MemoryError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"the value of {option} is nested too deep") from error
 
 
 def image(path: str) -> np.ndarray:
