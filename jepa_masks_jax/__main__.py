@@ -17,16 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jepa_masks_jax as jm
 
 try:
-    from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
     from PIL import Image, ImageOps
 
     from jepa_masks_jax import plotting
@@ -397,70 +394,13 @@ def index_lists(batch: Batch) -> list[dict[str, Any]]:
     return masks
 
 
-def axes_in(figure: "Figure", left: float, bottom: float, wide: float, high: float) -> "Axes":
-    """Adds axes at a place in inches."""
-    width, height = figure.get_size_inches()
-    return figure.add_axes((left / width, bottom / height, wide / width, high / height))
-
-
 def plot_chain(photograph: np.ndarray, seed: int) -> "Figure":
-    """Plots an image, its masks, the index list, the patches taken, and those put back."""
-    side, size, pixels = 6, 14, 72
+    """Plots how the encoder gets the tokens of one image."""
     # With seed 0, this key has tokens in neither set, and padding.
     key = jax.random.fold_in(jax.random.key(seed), 127)
-    masks = jm.ijepa_masks(key, (side, side), num_targets=3, min_keep=9)
-    seen = jm.token_indices(masks.context, size=size)
-    # A mask without targets shows the image, cropped to its grid of four pixels a token.
-    nothing = np.zeros((side * pixels // 4,) * 2, bool)
-    under = np.asarray(plotting.show_mask(nothing, image=photograph).images[0].get_array())
-    patches = jnp.asarray(under.reshape(side, pixels, side, pixels, 3).swapaxes(1, 2))
-    taken = jm.take_tokens(patches.reshape(side**2, -1), seen)
-    back = np.asarray(jm.put_tokens(taken, seen, fill=1)).reshape(patches.shape)
-
-    figure = Figure(figsize=(5.34, 3.66), dpi=300)
-    pictures = {
-        "1  image": under,
-        "2  masks": None,
-        "5  put back: put_tokens": back.swapaxes(1, 2).reshape(under.shape),
-    }
-    behind = {"fc": "white", "ec": "none", "pad": 0.8}
-    number: Any = {"ha": "center", "va": "center", "fontsize": 8, "bbox": behind}
-    for i, (title, picture) in enumerate(pictures.items()):
-        ax = axes_in(figure, 0.05 + 1.79 * i, 1.78, 1.66, 1.66)
-        if picture is None:
-            plotting.show_mask(masks, image=under, ax=ax)
-        else:
-            ax.imshow(picture)
-        ax.set_title(title, loc="left", fontsize=9, pad=3)
-        token = ax.images[0].get_size()[0] / side
-        lines = (np.arange(side + 1) * token - 0.5).tolist()
-        ax.set_axis_on()
-        ax.set_xticks(lines, [])
-        ax.set_yticks(lines, [])
-        ax.tick_params(length=0)
-        ax.grid(color="0.75", linewidth=0.5)
-        if picture is None:
-            for n in np.flatnonzero(masks.context):
-                y, x = ((at + 0.5) * token - 0.5 for at in divmod(n, side))
-                ax.text(x, y, str(n), **number)
-    legend = axes_in(figure, 0.05, 1.47, 5.24, 0.2)
-    plotting.show_legend(image=under, num_targets=len(masks.targets), ax=legend)
-
-    wide, high = 5.24, 1.34
-    ax = axes_in(figure, 0.05, 0.02, wide, high)
-    ax.text(0, 3.16, f"3  index list: token_indices(context, size={size})", fontsize=9)
-    ax.text(0, 1.21, "4  patches: take_tokens (hatched: padding)", fontsize=9)
-    for i, (n, valid) in enumerate(zip(*map(np.asarray, seen), strict=True)):
-        left, right, hatch = i + 0.03, i + 0.97, None if valid else "////"
-        for bottom in (2.0, 0.05):
-            frame: Any = {"fill": False, "ec": "0.4", "lw": 0.5, "hatch": hatch}
-            ax.add_patch(Rectangle((left, bottom), 0.94, 0.94, **frame))
-        ax.text(i + 0.5, 2.46, str(n), **number)
-        if valid:
-            patch = np.asarray(taken[i]).reshape(pixels, pixels, 3)
-            ax.imshow(patch, extent=(left, right, 0.05, 0.99))
-    ax.set(xlim=(0, size), ylim=(0, size * high / wide))
-    ax.set_axis_off()
+    masks = jm.ijepa_masks(key, (6, 6), num_targets=3, min_keep=9)
+    figure = plotting.show_chain(masks, jm.token_indices(masks.context, size=14), image=photograph)
+    figure.set_dpi(300)
     return figure
 
 
@@ -469,11 +409,13 @@ def plot_all(batches: list[Batch], photograph: np.ndarray) -> "Figure":
     columns, across, down = 4, 1.325, 1.68
     rows = math.ceil(len(batches) / columns)
     height = rows * down + 0.3
-    figure = Figure(figsize=(5.34, height), dpi=300)
+    width = 5.34
+    figure = Figure(figsize=(width, height), dpi=300)
     for i, batch in enumerate(batches):
         row, column = divmod(i, columns)
-        bottom = height - (row + 1) * down
-        tile = axes_in(figure, 0.04 + column * across, bottom + 0.05, across - 0.06, across - 0.06)
+        left, bottom, side = 0.04 + column * across, height - (row + 1) * down + 0.05, across - 0.06
+        place = left / width, bottom / height, side / width, side / height
+        tile = figure.add_axes(place)
         tile.set_title(STRATEGIES[batch.name].method, loc="left", fontsize=9, weight="bold", pad=11)
         tile.text(0, 1.025, batch.name, fontsize=7, transform=tile.transAxes)
         tile.set_axis_off()
@@ -492,7 +434,7 @@ def plot_all(batches: list[Batch], photograph: np.ndarray) -> "Figure":
             ax.set(aspect="auto", xticks=[], yticks=[])
             ax.set_axis_on()
             ax.spines[:].set_color("white")
-    legend = axes_in(figure, 0.04, 0.05, 5.24, 0.2)
+    legend = figure.add_axes((0.04 / width, 0.05 / height, 0.98, 0.2 / height))
     plotting.show_legend(image=photograph, num_targets=4, ax=legend)
     return figure
 

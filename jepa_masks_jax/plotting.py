@@ -12,13 +12,14 @@ try:
     from matplotlib import cbook, colors
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
     from PIL import Image, ImageOps
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"jepa_masks_jax.plotting needs matplotlib ({error}): pip install matplotlib"
     ) from error
 
-from jepa_masks_jax._types import ContextTargetMasks
+from jepa_masks_jax._types import ContextTargetMasks, TokenIndices
 
 CONTEXT_COLOR = "#56B4E9"
 """The color of context tokens if there is no image."""
@@ -165,20 +166,103 @@ def show_masks(
     width = max(6.24, columns * across + margin)
     height = math.ceil(count / columns) * down + foot
     figure = Figure(figsize=(width, height))
-
-    def axes(left: float, bottom: float, wide: float, high: float) -> Axes:
-        return figure.add_axes((left / width, bottom / height, wide / width, high / height))
-
     for i, (mask, under, side) in enumerate(zip(one_by_one, images, sides, strict=True)):
         row, column = divmod(i, columns)
         bottom = height - (row + 1) * down
-        ax = axes(margin + column * across, bottom, across - margin, tile_height)
+        ax = _axes_in(figure, margin + column * across, bottom, across - margin, tile_height)
         show_mask(mask, image=under, within=side, ax=ax)
         ax.set_title(names[i], loc="left")
     neither = not all((seen | blocks.any(axis=0)).all() for _, seen, blocks in parts)
     shown = None if images[0] is None else _fit(images[0], len(context), (high, wide))[0]
-    legend = axes(margin, 0.11, 6, 0.23)
+    legend = _axes_in(figure, margin, 0.11, 6, 0.23)
     show_legend(image=shown, num_targets=len(targets), neither=neither, ax=legend)
+    return figure
+
+
+def show_chain(mask: Any | ContextTargetMasks, indices: TokenIndices, *, image: Any) -> Figure:
+    """Plots how the encoder gets the tokens of one image, from the mask to the patches.
+
+    Five pictures: the image, its mask with the numbers of the listed tokens, the index list, the
+    patches that it takes, and these patches put back in their places. Padding is hatched.
+
+    Args:
+        mask: the mask of one image, as in `show_mask`, of a grid `(height, width)`.
+        indices: the index list of its context, as `token_indices` returns it: `int32[size]` and
+            `bool[size]`.
+        image: the image, as in `show_mask`.
+
+    Returns:
+        Figure: with axes for the image, the mask, the patches put back, the legend and the lists.
+
+    Raises:
+        TypeError: if the mask is not boolean.
+        ValueError: if `mask` is not the mask of one image, `indices` is not one index list of its
+            tokens, or `image` does not fit.
+
+    Example:
+        >>> import jax
+        >>> import jepa_masks_jax as jm
+        >>> target = jm.random_mask(jax.random.key(0), (6, 6), mask_ratio=0.75)
+        >>> figure = show_chain(target, jm.token_indices(~target, size=9), image=photograph())
+        >>> figure.axes[-1].texts[0].get_text()
+        '3  index list: token_indices(context, size=9)'
+    """
+    (frames, rows, columns), context, targets = _read_mask(mask, None)
+    numbers, valid = (np.asarray(x) for x in indices)
+    if frames > 1 or numbers.ndim != 1 or indices.num_tokens != rows * columns:
+        raise ValueError(
+            f"mask must be that of one image, and indices one list of its tokens; got a grid "
+            f"{(frames, rows, columns)}, and indices {numbers.shape} of {indices.num_tokens} tokens"
+        )
+    listed = numbers[valid]
+    side = max(1, 432 // max(rows, columns))  # pixels of a patch
+    whole = np.asarray(_fit(image, 1, (rows * side, columns * side))[0])
+    patches = whole.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    back = np.full_like(patches, 255)
+    back[listed] = patches[listed]
+    back = back.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(whole.shape)
+
+    figure = Figure(figsize=(5.34, 3.66))
+    behind = {"fc": "white", "ec": "none", "pad": 0.8}
+    centered: Any = {"ha": "center", "va": "center", "bbox": behind}
+    for i, title in enumerate(["1  image", "2  masks", "5  put back: put_tokens"]):
+        ax = _axes_in(figure, 0.05 + 1.79 * i, 1.78, 1.66, 1.66)
+        if i == 1:
+            show_mask(mask, image=whole, ax=ax)
+        else:
+            ax.imshow(back if i else whole)
+        ax.set_title(title, loc="left", fontsize=9, pad=3)
+        token = ax.images[0].get_size()[0] / rows
+        ax.set_axis_on()
+        ax.set_xticks(np.arange(columns + 1) * token - 0.5, [])
+        ax.set_yticks(np.arange(rows + 1) * token - 0.5, [])
+        ax.tick_params(length=0)
+        ax.grid(color="0.75", linewidth=0.5)
+    for n in listed:
+        y, x = (np.array(divmod(n, columns)) + 0.5) * figure.axes[1].images[0].get_size()[0] / rows
+        size = min(8, 48 / max(rows, columns))
+        figure.axes[1].text(x - 0.5, y - 0.5, str(n), fontsize=size, **centered)
+    neither = not (context | targets.any(axis=0)).all()
+    legend = _axes_in(figure, 0.05, 1.47, 5.24, 0.2)
+    show_legend(image=whole, num_targets=len(targets), neither=neither, ax=legend)
+
+    ax = _axes_in(figure, 0.05, 0.02, 5.24, 1.34)
+    ax.set(xlim=(0, 5.24), ylim=(0, 1.34))
+    ax.set_axis_off()
+    text = f"3  index list: token_indices(context, size={len(numbers)})"
+    ax.text(0, 1.18, text, fontsize=9)
+    ax.text(0, 0.45, "4  patches: take_tokens (hatched: padding)", fontsize=9)
+    box = min(0.374, 5.24 / len(numbers))  # inches
+    for i, (n, real) in enumerate(zip(numbers, valid, strict=True)):
+        left, inner = (i + 0.03) * box, 0.94 * box
+        for top in (1.1, 0.37):
+            frame: Any = {"fill": False, "ec": "0.4", "lw": 0.5, "hatch": None if real else "////"}
+            ax.add_patch(Rectangle((left, top - inner), inner, inner, **frame))
+        middle = left + inner / 2, 1.1 - inner / 2
+        ax.text(*middle, str(n), fontsize=min(8, 32 * box), **centered)
+        if real:
+            ax.imshow(patches[n], extent=(left, left + inner, 0.37 - inner, 0.37))
+    ax.set(xlim=(0, 5.24), ylim=(0, 1.34))
     return figure
 
 
@@ -219,6 +303,12 @@ def show_legend(
         ax.text(left + 0.06, 0.45, text, va="center", transform=ax.transAxes)
     ax.set_axis_off()
     return ax
+
+
+def _axes_in(figure: Figure, left: float, bottom: float, wide: float, high: float) -> Axes:
+    """Adds axes at a place in inches."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, bottom / height, wide / width, high / height))
 
 
 def _read_mask(mask: Any, within: Any) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:

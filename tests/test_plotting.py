@@ -1,8 +1,10 @@
 """A picture shows context, targets and image where they are, whatever the grid and the image."""
 
 import importlib
+import itertools
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -555,6 +557,58 @@ def test_padding_is_not_neither():
 def test_a_batch_that_does_not_fit_its_options_is_refused(masks, options, match):
     with pytest.raises(ValueError, match=match):
         plotting.show_masks(masks, **options)
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (4, 8)])
+def test_the_chain_shows_each_listed_patch_in_its_places(grid):
+    rows, columns = grid
+    side = 432 // max(grid)
+    image = np.random.default_rng(4).integers(0, 200, (rows * side, columns * side, 3), np.uint8)
+    context = np.zeros(grid, bool)
+    context.flat[[1, 7, 14, 20]] = True
+    figure = plotting.show_chain(~context, jm.token_indices(context, size=6), image=image)
+    whole, mask, back, legend, lists = figure.axes
+    np.testing.assert_array_equal(whole.images[0].get_array(), image)
+    np.testing.assert_array_equal(mask.images[0].get_array(), canvas_of(~context, image=image))
+    seen = np.kron(context, np.ones((side, side), bool))[..., None]
+    np.testing.assert_array_equal(back.images[0].get_array(), np.where(seen, image, 255))
+    assert [text.get_text() for text in legend.texts] == ["context: seen", "target: predicted"]
+
+    token = len(mask.images[0].get_array()) // rows
+    for text, n in zip(mask.texts, [1, 7, 14, 20], strict=True):
+        assert text.get_text() == str(n)
+        x, y = text.get_position()
+        assert (y + 0.5) // token * columns + (x + 0.5) // token == n
+    assert [text.get_text() for text in lists.texts[2:]] == ["1", "7", "14", "20"] + [
+        str(rows * columns)
+    ] * 2
+    boxes = [patch.get_window_extent() for patch in lists.patches]
+    hatched = [patch.get_hatch() is not None for patch in lists.patches]
+    assert hatched == [False] * 8 + [True] * 4
+    for i, (patch, n) in enumerate(zip(lists.images, [1, 7, 14, 20], strict=True)):
+        top, left = (at * side for at in divmod(n, columns))
+        wanted = image[top : top + side, left : left + side]
+        np.testing.assert_array_equal(patch.get_array(), wanted)
+        assert boxes[2 * i].x0 == pytest.approx(patch.get_window_extent().x0)
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes[::2]))
+    assert boxes[-1].x1 <= figure.bbox.x1
+
+
+BATCH_OF_LISTS = jax.vmap(lambda mask: jm.token_indices(mask, size=4))(np.ones((2, 4, 4), bool))
+
+
+@pytest.mark.parametrize(
+    ("mask", "indices"),
+    [
+        (np.eye(4, dtype=bool)[None].repeat(2, 0), jm.token_indices(np.eye(4, dtype=bool), size=4)),
+        (np.eye(2, dtype=bool), jm.token_indices(np.eye(4, dtype=bool), size=4)),
+        (np.eye(4, dtype=bool), BATCH_OF_LISTS),
+    ],
+    ids=["a video", "another grid", "a batch of lists"],
+)
+def test_a_chain_of_other_than_one_image_is_refused(mask, indices):
+    with pytest.raises(ValueError, match="mask must be that of one image, and indices one list"):
+        plotting.show_chain(mask, indices, image=np.zeros((9, 9)))
 
 
 @pytest.mark.parametrize("num_targets", [1, 4])
