@@ -249,19 +249,19 @@ def show_chain(mask: Any | ContextTargetMasks, indices: TokenIndices, *, image: 
     ax = _axes_in(figure, 0.05, 0.02, 5.24, 1.34)
     ax.set(xlim=(0, 5.24), ylim=(0, 1.34))
     ax.set_axis_off()
+    pitch = min(5.24 / 14, 5.24 / len(numbers))  # inches from box to box
     text = f"3  index list: token_indices(context, size={len(numbers)})"
     ax.text(0, 1.18, text, fontsize=9)
-    ax.text(0, 0.45, "4  patches: take_tokens (hatched: padding)", fontsize=9)
-    box = min(0.374, 5.24 / len(numbers))  # inches
+    ax.text(0, 1.1 - pitch - 0.276, "4  patches: take_tokens (hatched: padding)", fontsize=9)
     for i, (n, real) in enumerate(zip(numbers, valid, strict=True)):
-        left, inner = (i + 0.03) * box, 0.94 * box
-        for top in (1.1, 0.37):
+        left, inner = (i + 0.03) * pitch, 0.94 * pitch
+        for top in (1.1, 1.1 - pitch - 0.356):
             frame: Any = {"fill": False, "ec": "0.4", "lw": 0.5, "hatch": None if real else "////"}
             ax.add_patch(Rectangle((left, top - inner), inner, inner, **frame))
         middle = left + inner / 2, 1.1 - inner / 2
-        ax.text(*middle, str(n), fontsize=min(8, 32 * box), **centered)
+        ax.text(*middle, str(n), fontsize=min(8, 32 * pitch), **centered)
         if real:
-            ax.imshow(patches[n], extent=(left, left + inner, 0.37 - inner, 0.37))
+            ax.imshow(patches[n], extent=(left, left + inner, top - inner, top))
     ax.set(xlim=(0, 5.24), ylim=(0, 1.34))
     return figure
 
