@@ -280,6 +280,9 @@ def show_legend(
     Returns:
         Axes: the axes plotted on.
 
+    Raises:
+        ValueError: if `num_targets` is below 1 or `image` is not the image of one frame.
+
     Example:
         >>> ax = show_legend(num_targets=4)
         >>> [text.get_text() for text in ax.texts]

@@ -631,6 +631,12 @@ def test_the_legend_shows_the_colors_of_the_masks(num_targets, image):
         assert ax.get_position().x1 < text.get_position()[0]
 
 
+@pytest.mark.parametrize("options", [{"num_targets": 0}, {"image": np.zeros((2, 9, 9, 3))}])
+def test_a_legend_of_no_target_or_of_frames_is_refused(options):
+    with pytest.raises(ValueError, match=r"mask|image"):
+        plotting.show_legend(**options)
+
+
 def test_the_photograph_is_a_color_picture():
     photograph = plotting.photograph()
     assert photograph.dtype == np.uint8
