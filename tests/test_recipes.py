@@ -1,4 +1,7 @@
-"""The page of recipes: it is short, its Python runs and prints what it says, its promises hold."""
+"""The page of recipes: it is short, its Python runs and prints what it says, its promises hold.
+
+Also the part of the page on models that needs JAX alone; tests/interop runs that page as a whole.
+"""
 
 import contextlib
 import io
@@ -19,6 +22,12 @@ TEXT = PAGE.read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
 RECIPE = re.compile(r"^### (.+)\n(.+)\n```py(thon)?\n((?:.*\n)*?)```\n(.+)\n", re.M)
 RECIPES = {name: (when, code, holds) for name, when, _, code, holds in RECIPE.findall(TEXT)}
+MODELS = PAGE.with_name("MODELS.md").read_text()
+JAX_ALONE = [
+    block
+    for block in re.findall(r"^```python\n(.*?)^```", MODELS, re.M | re.S)
+    if not re.search("import .*(flax|equinox|torch)|from (flax|equimo)", block)
+]
 MANY_KEYS = jax.random.split(jax.random.key(7), 500)
 
 
@@ -32,6 +41,15 @@ def page():
             after[block] = dict(known)
     recipes = {name: after[code] for name, (_, code, _) in RECIPES.items() if code in after}
     return known | {"after": recipes, "printed": output.getvalue().splitlines()}
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The names that the page on models defines, and what it prints under `printed`."""
+    known, output = {}, io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec("".join(JAX_ALONE), known)
+    return known | {"printed": output.getvalue().splitlines()}
 
 
 def anchors(titles):
@@ -329,3 +347,39 @@ class TestMasks:
             assert (masks.sum((1, 2)) == 3 * sides[0] * sides[1] // 10).all()
             assert not masks[:, sides[0] :].any()
             assert not masks[:, :, sides[1] :].any()
+
+
+@pytest.mark.slow
+class TestAttentionWithoutAMaskArray:
+    def test_blocks_print_what_their_comments_say(self, models):
+        assert models["printed"] == re.findall(r"^print\(.*\)  # (.*)$", "".join(JAX_ALONE), re.M)
+        assert len(models["printed"]) == 9
+
+    def test_counts_of_valid_tokens_equal_a_mask_to_the_bit(self, models):
+        """At every count from 1 to all, forward and backward."""
+        valid = jnp.arange(100) < jnp.arange(1, 101)[:, None]
+        x = jnp.where(valid[..., None], jax.random.normal(jax.random.key(3), (100, 100, 32)), 7.0)
+
+        def both(attention):
+            def loss(x):
+                return jnp.sum(attention(x, valid) ** 2 * valid[..., None])
+
+            return attention(x, valid), jax.grad(loss)(x)
+
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            both(models["counted_attention"]),
+            both(models["jax_attention"]),
+        )
+
+    @pytest.mark.parametrize("name", ["row_attention", "splash_row"])
+    def test_tokens_of_a_row_attend_to_their_own_sample(self, models, name):
+        rows, x = models["rows"], models["row_x"]
+        assert rows.valid.sum() == models["context"].sum()
+        attention = models[name] if name == "row_attention" else jax.vmap(models[name])
+        outputs = jax.vmap(jm.put_tokens)(attention(x, models["samples"]), rows)
+        alone = jax.vmap(lambda mask: jm.token_indices(mask, size=196))(models["context"])
+        tokens = jax.vmap(jm.take_tokens)(models["patches"], alone)
+        expected = models["jax_attention"](tokens, alone.valid)
+        expected = jax.vmap(jm.put_tokens)(expected, alone)
+        np.testing.assert_allclose(outputs.reshape(8, 196, 32), expected, atol=1e-5)

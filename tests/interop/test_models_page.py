@@ -203,18 +203,6 @@ class TestClips:
         assert 0.96 < broken.mean() < 0.99
 
 
-class TestDINO:
-    def test_packed_list_is_the_masked_tokens_of_the_batch(self, page):
-        masks, packed = np.asarray(page["masks"]), page["packed"]
-        np.testing.assert_array_equal(packed.indices, np.flatnonzero(masks))
-        tokens = np.asarray(page["patches"]).reshape(8 * 196, 32)
-        np.testing.assert_array_equal(page["masked"], tokens[masks.ravel()])
-        counts = masks.sum((1, 2))
-        assert sorted(counts) == [0, 0, 0, 0, 39, 58, 78, 98]
-        crop, _, _ = np.nonzero(masks)
-        np.testing.assert_allclose(page["weights"], 1 / counts[crop])
-
-
 class TestEquimo:
     def seen(self, features, image):
         """The tokens whose pixels move the class token: bool[8, 8]."""
