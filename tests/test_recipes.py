@@ -131,6 +131,20 @@ class TestSteps:
         assert pairs.sum(1).sum() / 4 == 1
         assert np.mean(pairs.sum(1) / np.maximum((pairs > 0).sum(1), 1)) < 1
 
+    def test_rows_give_each_sample_what_it_gets_alone(self, page):
+        contexts, patches, keys = page["rows"]
+        features = jax.vmap(page["row_features"])(contexts, patches, keys)
+        features = np.asarray(features).reshape(8, 196, 32)
+        attend, own = page["attend"], np.asarray(contexts).reshape(8, 196)
+        for tokens, context, outputs in zip(page["patches"], own, features, strict=True):
+            kept = outputs.any(1)  # a row that is too long drops tokens of its samples
+            assert not (kept & ~context).any()
+            alone = attend(jnp.eye(32), tokens[kept], jnp.ones(kept.sum(), bool))
+            np.testing.assert_allclose(outputs[kept], alone, atol=1e-5)
+        draw = jax.vmap(lambda key: jm.presets.ijepa(key, (14, 14)).context)
+        before = sorted(mask.tobytes() for mask in np.asarray(draw(page["keys"])))
+        assert before == sorted(mask.tobytes() for mask in own.reshape(8, 14, 14))
+
     def test_cosine_loss_is_that_of_the_valid_tokens(self, page):
         predicted, goal = page["patches"][0][:42], page["patches"][1]
         expected = 1 - np.mean(
@@ -274,6 +288,39 @@ class TestData:
 
 @pytest.mark.slow
 class TestMasks:
+    def test_t5_splits_a_text_into_what_is_left_and_what_is_missing(self, page):
+        for key in MANY_KEYS[:5]:
+            inputs, labels = (x.tolist() for x in page["t5"](key, jnp.arange(512)))
+            spans, text = {}, []
+            for token in labels:
+                if token > 32_000:
+                    spans[token] = current = []
+                else:
+                    current.append(token)
+            for token in inputs:
+                text += spans[token] if token > 32_000 else [token]
+            assert list(spans) == list(range(32_099, 32_099 - 26, -1))
+            assert text == list(range(512))
+
+    def test_t5_can_only_mask_the_end_of_a_short_text(self):
+        for length in (10, 20, 30):
+            masks = jax.vmap(lambda key, n=length: jm.presets.t5(key, (n,)))(MANY_KEYS[:20])
+            assert len({mask.tobytes() for mask in np.asarray(masks)}) == 1
+
+    def test_ul2_has_counts_and_spans_of_each_sample(self, page):
+        starts = np.diff(np.asarray(page["ul2_masks"], int), axis=1, prepend=0) == 1
+        assert starts.sum(1).tolist() == [10, 4]
+
+    def test_f5_masks_one_span_of_each_utterance(self, page):
+        _, _, holds = RECIPES["Padded speech"]
+        code = re.findall(r"`(jm\.random_span_mask.*?)`", holds)[0]
+        for length in (200, 75, 30):
+            for key in MANY_KEYS[:10]:
+                mask = np.asarray(eval(code, page, {"key": key, "length": length}))
+                assert (np.diff(mask.astype(int), prepend=0) == 1).sum() == 1
+                assert round(0.7 * length) <= mask.sum() <= round(0.95 * length)
+                assert not mask[length:].any()
+
     def test_bert_masks_words_alone(self, page):
         ids = jnp.full(128, 2000).at[0].set(101).at[90:].set(0)
         changed, target = jax.vmap(page["bert"], (0, None))(MANY_KEYS, ids)
