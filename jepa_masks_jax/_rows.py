@@ -10,7 +10,7 @@ from jax import lax
 from jepa_masks_jax import _check, _draws, _tracing
 
 
-def balanced_order(key: jax.Array, counts: jax.Array, *, rows: int) -> jax.Array:
+def balanced_order(key: jax.Array, counts: _check.Array, *, rows: _check.Int) -> jax.Array:
     """Orders a group of samples, so that rows of consecutive samples have about equal totals.
 
     A *row* is an index list that holds the tokens of several samples. For a group of `B` samples
@@ -43,7 +43,7 @@ def balanced_order(key: jax.Array, counts: jax.Array, *, rows: int) -> jax.Array
         key: a single PRNG key.
         counts: integer[B] of any type, traced or not: the token count of each sample, such as
             `context.sum((1, 2))`.
-        rows: the number of rows `R`, from 1 to `B`, a divisor of `B`.
+        rows: the count of rows `R`, from 1 to `B`, a divisor of `B`.
 
     Returns:
         int32[B], a permutation of the samples. Samples `order[r * G]` to `order[r * G + G - 1]`
@@ -75,15 +75,14 @@ def balanced_order(key: jax.Array, counts: jax.Array, *, rows: int) -> jax.Array
         '94% of the entries are tokens'
     """
     key, counts = _check.key(key), _check_counts(counts)
-    (samples,) = counts.shape
-    rows = _check.whole("rows", rows, 1, samples)
-    if samples % rows:
-        raise ValueError(f"rows must divide the {samples} samples of counts, got {rows}")
+    rows = _check.integer("rows", rows, 1, counts.size)
+    if counts.size % rows:
+        raise ValueError(f"rows must divide the {counts.size} samples of counts, got {rows}")
     return _balanced_order(key, counts, rows)
 
 
 @_tracing.jit
-def _balanced_order(key: jax.Array, counts: jax.Array, rows: int) -> jax.Array:
+def _balanced_order(key: jax.Array, counts: Any, rows: int) -> jax.Array:
     samples = counts.size
     _, by_count = lax.sort((counts, lax.iota(jnp.int32, samples)), num_keys=2)
     turn, column = (lax.broadcasted_iota(jnp.int32, (samples // rows, rows), i) for i in (0, 1))

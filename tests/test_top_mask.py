@@ -34,7 +34,7 @@ def dtype_of(name):
 
 
 def highest(scores, count, pool):
-    """The first tokens of NumPy's stable sort: high scores first, NaN last, ties in raster order.
+    """The first tokens of NumPy's stable sort: high scores first, NaN last, ties in row-major order.
 
     Every score here is a float64, in which `-0.0` equals `0.0` and small numbers are not lost.
     """
@@ -73,24 +73,64 @@ def examples(dtype, samples=60):
 def assert_highest(dtype, masks):
     scores, pools, counts = examples(dtype)
     everything = np.ones(_TOKENS, bool)
+    *in_order, at_random = masks
     for i, count in enumerate(counts):
-        for got, pool in zip(masks, (everything, pools[i]), strict=True):
+        for got, pool in zip(in_order, (everything, pools[i]), strict=True):
             expected = highest(scores[i], count, pool)
             message = f"{scores[i]}, {count}, {pool.astype(int)}"
             np.testing.assert_array_equal(got[i], expected, err_msg=message)
+        chosen = np.asarray(at_random[i])
+        assert not np.any(chosen & ~pools[i])
+        values = scores[i].astype(np.float64)
+        np.testing.assert_array_equal(np.sort(values[chosen]), np.sort(values[expected]))
+
+
+@functools.cache
+def masks_of_ties():
+    """40,000 masks of the tokens 1, 2, 4, 5 and 7 with the same score, two of which are taken."""
+    scores = jnp.array([3, 1, 1, 5, 1, 1, 0, 1, 1, 9], jnp.bfloat16)
+    among = np.arange(10) < 8
+    keys = jax.random.split(jax.random.key(5), 40_000)
+    draw = jax.vmap(lambda key: jm.top_mask(scores, num_masked=4, among=among, key=key))
+    return np.asarray(jax.jit(draw)(keys))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_every_subset_of_equal_scores_is_equally_likely(platform):
+    """Chi-square of 9 degrees of freedom: above 46 in one run of a million."""
+    with code_of(platform):
+        masks = masks_of_ties.__wrapped__()
+    np.testing.assert_array_equal(masks, masks_of_ties())
+    assert masks[:, [0, 3]].all()
+    subsets, counts = np.unique(masks[:, [1, 2, 4, 5, 7]], axis=0, return_counts=True)
+    assert len(subsets) == 10
+    assert set(masks.sum(1)) == {4}
+    assert np.sum((counts - 4000) ** 2 / 4000) < 46
+
+
+def test_equal_scores_favor_no_row_with_a_key():
+    """Each row of zeros holds a half of the 20,000 masks: six standard errors are 0.0081."""
+    keys = jax.random.split(jax.random.key(3), 20_000)
+    draw = jax.vmap(lambda key: jm.top_mask(jnp.zeros((2, 4)), num_masked=4, key=key))
+    rows = np.asarray(jax.jit(draw)(keys)).mean((0, 2))
+    np.testing.assert_allclose(rows, 0.5, atol=0.0081)
+    assert jm.top_mask(jnp.zeros((2, 4)), num_masked=4).sum(1).tolist() == [4, 0]
 
 
 def of_type(dtype):
-    """Masks without and with `among`, of traced counts."""
+    """Masks without and with `among` and ties broken at random, of traced counts."""
+    scores, pools, counts = examples(dtype)
+    keys = jax.random.split(jax.random.key(2), len(counts))
 
     @jax.vmap
-    def draw(scores, pool, count):
+    def draw(key, scores, pool, count):
         return (
             jm.top_mask(scores, num_masked=count),
             jm.top_mask(scores, num_masked=count, among=pool),
+            jm.top_mask(scores, num_masked=count, among=pool, key=key),
         )
 
-    return draw(*examples(dtype))
+    return draw(keys, scores, pools, counts)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
@@ -141,7 +181,7 @@ def test_the_lowest_scores_tie_with_tokens_outside():
             assert np.flatnonzero(got).tolist() == [1, 3], (name, value)
 
 
-def test_ties_are_in_raster_order_on_a_grid():
+def test_ties_are_in_row_major_order_on_a_grid():
     scores = np.zeros((2, 3, 2), np.float32)
     scores[1, 1, 0] = 1
     got = jm.top_mask(scores, num_masked=4)

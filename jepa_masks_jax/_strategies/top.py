@@ -8,18 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _check, _counts, _subsets, _tracing
+from jepa_masks_jax import _check, _counts, _draws, _subsets, _tracing
 
 _HIGHEST_BIT = np.uint32(2**31)
 
 
 def top_mask(
-    scores: _check.Array, *, num_masked: _check.Count, among: _check.Array | None = None
+    scores: _check.Array,
+    *,
+    num_masked: _check.Count,
+    among: _check.Array | None = None,
+    key: jax.Array | None = None,
 ) -> jax.Array:
     """Masks the tokens with the highest scores: attention, loss, nearness, or random weights.
 
-    Exactly `num_masked` tokens are True. Equal scores are taken in row-major order, and NaN counts
-    as lower than every number.
+    Exactly `num_masked` tokens are True. NaN is below all other scores. Of equal scores that do not
+    all fit, random ones are taken if there is a `key`, every subset of them equally likely. Without
+    a key the first ones in row-major order are taken, which favors the top of an image wherever
+    scores are often equal: distances, counts, nearly uniform attention in bfloat16.
 
     Args:
         scores: `[*grid]`: floats of at most 32 bits, or int32 or uint32 and narrower integers. One
@@ -27,12 +33,14 @@ def top_mask(
         num_masked: count of tokens to mask, from 0 to all; or an integer array of shape (), traced
             or not, which is clamped into `[0, eligible]`.
         among: bool[*grid], traced or not: the eligible tokens. All if None.
+        key: a single PRNG key, to choose among equal scores at random. None takes the first ones.
 
     Returns:
         bool[*grid] with exactly `num_masked` True tokens, or all of `among` if it has fewer.
 
     Raises:
-        TypeError: if `scores` is not an array of these types, or `num_masked` is not an integer.
+        TypeError: if `scores` is not an array of these types, `num_masked` is not an integer, or
+            `key` is neither a key nor None.
         ValueError: if `num_masked` is out of its range, if `among` differs in shape from `scores`,
             or if `scores` has no axis.
 
@@ -58,10 +66,10 @@ def top_mask(
         >>> int(attended.sum()), int(filled.sum())
         (118, 147)
 
-        The nearest tokens to a random one:
+        The nearest tokens to a random one, where many are equally near:
 
         >>> center = jm.random_mask(key, (14, 14), num_masked=1)
-        >>> near = jm.top_mask(-jm.squared_distance(center), num_masked=50)
+        >>> near = jm.top_mask(-jm.squared_distance(center), num_masked=50, key=noise_key)
         >>> bool(near[center][0]), int(near.sum())
         (True, 50)
 
@@ -87,17 +95,26 @@ def top_mask(
         raise ValueError(f"scores must have axes, none of length 0, got shape {shape}")
     among = _check.among(among, shape)
     num_masked = _check.count("num_masked", num_masked, 0, math.prod(shape))
-    return _top_mask(scores, num_masked, among)
+    return _top_mask(scores, num_masked, among, None if key is None else _check.key(key))
 
 
 @_tracing.jit
-def _top_mask(scores: Any, num_masked: Any, among: jax.Array | None) -> jax.Array:
+def _top_mask(
+    scores: Any, num_masked: Any, among: jax.Array | None, key: jax.Array | None
+) -> jax.Array:
     words = _descending_words(scores.reshape(-1))
     everything = _tracing.vary_as(jnp.ones(words.shape, bool), words)
     pool = everything if among is None else among.reshape(-1)
     eligible = jnp.sum(pool, dtype=jnp.int32)
     count = _counts.clamp(jnp.asarray(num_masked), 0, eligible)
-    return _subsets.lowest(words, pool, count).reshape(scores.shape)
+    mask = _subsets.lowest(words, pool, count)
+    if key is not None:
+        last_word = jnp.max(jnp.where(mask, words, jnp.uint32(0)))
+        tied = pool & (words == last_word)
+        num_tied = jnp.sum(mask & tied, dtype=jnp.int32)
+        chosen = _subsets.random_subset(_draws.random_words(key, words.size), tied, num_tied)
+        mask = jnp.where(tied, chosen, mask)
+    return mask.reshape(scores.shape)
 
 
 def _descending_words(scores: jax.Array) -> jax.Array:
