@@ -24,7 +24,7 @@ class EmptyTargetError(MaskError):
 
 
 class IndexOutOfBoundsError(MaskError):
-    """Raised if an index is not that of a token of the grid."""
+    """Raised if an index is outside the grid."""
 
 
 class DuplicateIndexError(MaskError):

@@ -31,8 +31,9 @@ def mask_statistics(masks: Any) -> MaskStatistics:
 
     Args:
         masks: bool[batch, *grid], a NumPy or JAX array with one batch axis and at least one mask.
-            Several targets of a sample are one batch: `targets.reshape(-1, *grid)`. If samples
-            are smaller than the grid, the context of a target is `inside & ~target`.
+            For several targets per sample, flatten them into the batch:
+            `targets.reshape(-1, *grid)`. If samples are smaller than the grid, the context of a
+            target is `inside & ~target`. A batch of rows is bool[batch, G, *grid].
 
     Returns:
         MaskStatistics: `min`, `mean` and `max` of the counts, their `quantiles` at 1, 5, 25, 50,

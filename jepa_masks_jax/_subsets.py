@@ -108,11 +108,12 @@ def clip_count(
             an integer array of shape (), traced or not, and so follow a schedule: it is clamped
             into `[0, tokens]`, and if `maximum < minimum`, `maximum` applies.
         among: bool[*grid], the tokens that may be added; any if None. For a context give
-            `~targets.any(0)`, otherwise target tokens may be added. For samples of different sizes
-            give `inside(grid, within)`; otherwise padding may be added.
+            `~targets.any(0)`, or target tokens may be added; for a sample smaller than the grid
+            `inside(grid, within) & ~targets.any(0)`, or padding may be added too.
 
     Returns:
-        bool[*grid].
+        bool[*grid]. If `among` has too few tokens to add, the count stays below the minimum: so
+        "exactly K" is then at most K. List with `token_indices` and use `valid`.
 
     Raises:
         TypeError: if `key` is not a key, a mask is not boolean, a bound is not an integer, or

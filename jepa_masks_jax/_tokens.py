@@ -107,13 +107,16 @@ def take_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> j
     several lists share the tokens, such as positions or the targets of one sample:
     `jax.vmap(take_tokens, in_axes=(None, 0))(positions, indices)`.
 
-    `fill` marks what a loss ignores: `take_tokens(labels[:, None], indices, fill=-100)[:, 0]`.
+    `fill` marks what a loss ignores: `take_tokens(labels[:, None], indices, fill=-100)[:, 0]`. A
+    loss that divides by a token's size, such as a cosine distance, has NaN gradients at zeros, even
+    if `valid` masks it afterwards. Take `fill=1` there, or add an epsilon to the size.
 
     Args:
         tokens: `[..., N, D]`, of any dtype, with the `N` tokens of the mask's grid in row-major
             order and no class token.
         indices: what `token_indices` returns for one mask.
-        fill: what padding gathers, a static number that the tokens' dtype can hold.
+        fill: what padding gathers, a static number that the tokens' dtype can hold. 0 is the
+            zero of any dtype, PRNG keys included.
 
     Returns:
         `[..., size, D]` of the tokens' dtype, `fill` where not valid. Gradients flow to the valid
@@ -158,8 +161,9 @@ def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> ja
     Args:
         tokens: `[..., size, D]`, of any dtype, in the order of `indices`.
         indices: what `token_indices` returns for one mask.
-        fill: what stands where no token is put. Either a static number that the tokens' dtype can
-            hold, or an array, cast to that dtype: a number, or a mask token `[D]` or `[1, ..., D]`.
+        fill: what stands where no token is put: a static number that the tokens' dtype can hold,
+            or an array, cast to that dtype: a scalar, or a mask token of shape `[D]` or
+            `[1, ..., D]`.
 
     Returns:
         `[..., num_tokens, D]` of the tokens' dtype. Gradients flow to the valid tokens and to an

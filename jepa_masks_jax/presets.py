@@ -1,65 +1,53 @@
 """Published settings: each preset is a strategy with its options set.
 
+| model | preset | strategy | on its own grid |
+|---|---|---|---|
+| I-JEPA | `ijepa` | `ijepa_masks` | 4 targets of 0.15 to 0.2, context block of 0.85 to 1 |
+| V-JEPA, V-JEPA 2 | `vjepa_short_range` | `vjepa_mask` | 8 blocks of 0.15 of a frame |
+| | `vjepa_long_range` | `vjepa_mask` | 2 blocks of 0.7 of a frame |
+| V-JEPA 2.1, images | `vjepa21_image` | `vjepa_mask` | 10 blocks of 0.15 |
+| MAE | `mae` | `random_mask` | 147 of 14x14 |
+| MAE-ST | `mae_st` | `random_mask` | 1,412 of 8x14x14 |
+| AudioMAE | `audiomae` | `random_mask` | 410 of 64x8 |
+| SimMIM | `simmim` | `random_mask` | 22 of 36 cells, on 48x48 |
+| Pixio | `pixio` | `random_mask` | 12 of 16 cells, on 16x16 |
+| VideoMAE | `videomae_tube` | `random_tube_mask` | 176 of 14x14, the same in 8 frames |
+| BEiT | `beit` | `blockwise_mask` | 75 of 14x14 |
+| DINOv2, DINOv3 | `dinov3` | `blockwise_mask` | 26 to 128 of 16x16 |
+| CAPI | `capi` | `inverse_block_mask` | 166 of 16x16 |
+| wav2vec 2.0 | `wav2vec2` | `span_mask` | spans of 10, nominal ratio 0.65 |
+| HuBERT | `hubert` | `span_mask` | spans of 10, nominal ratio 0.8 |
+| T5 | `t5` | `random_span_mask` | 77 of 512 in 26 spans |
+| C-JEPA | `cjepa` | `object_mask` | 2 of 7 slots |
+
+Other models train on the same masks:
+
+| model | preset |
+|---|---|
+| data2vec, audio | `wav2vec2` |
+| data2vec, images | `beit` with `mask_ratio=120 / 196` |
+| iBOT, with blocks | `dinov3` with `min_block=(min(grid) // 3) ** 2` |
+
 Call a preset as you call its strategy. Presets that return one mask return the target:
 
 >>> import jax
->>> import jax.numpy as jnp
->>> import numpy as np
 >>> import jepa_masks_jax as jm
 >>> key, grid = jax.random.key(0), (14, 14)
 >>> context, targets = jm.presets.ijepa(key, grid)
 >>> context = ~jm.presets.mae(key, grid)
 
-Each is a `functools.partial`: `.func` is the strategy and `.keywords` the options. A call may
-override them. To give a count instead of the preset's ratio, also pass `mask_ratio=None`:
+`help(jm.presets.mae)` shows its options and the file that they come from. Each preset is a
+`functools.partial`: `.func` is the strategy and `.keywords` the options. A call may override them.
+To give a count instead of the preset's ratio, also pass `mask_ratio=None`:
 
 >>> jm.presets.vjepa_short_range.keywords["num_blocks"]
 8
 >>> target = jm.presets.mae(key, grid, mask_ratio=None, num_masked=100)
-
-Other models train on the same masks:
-
-| model | masks |
-|---|---|
-| V-JEPA 2 | `vjepa_short_range` and `vjepa_long_range`, as V-JEPA |
-| DINOv2 | `dinov3` |
-| iBOT, with blocks | `dinov3` with `min_block=(min(grid) // 3) ** 2` |
-| data2vec, audio | `wav2vec2` |
-| data2vec, images | `beit` with `mask_ratio=120 / 196` |
-
-## Padded speech
-
-`within` gives each utterance the spans of its own length, and no span in the padding:
-
->>> def sample(key, length):
-...     target = jm.presets.wav2vec2(key, (200,), within=(length,))
-...     return jm.inside((200,), (length,)) & ~target, target
->>> lengths = jnp.array([200, 75, 30])
->>> context, target = jax.vmap(sample)(jax.random.split(key, 3), lengths)
->>> (context | target).sum(1).tolist()
-[200, 75, 30]
-
-## A batch of DINOv2 or DINOv3
-
-Half of the crops are masked, with evenly spaced ratios in random order. The other half has no
-target, so the loss is averaged over the crops that have one:
-
->>> ratios = np.linspace(0.1, 0.5, 5)[1:]  # for 4 of 8 crops
->>> counts = np.append(256 * ratios, np.zeros(4)).astype(np.int32)
->>> count_key, mask_key, error_key = jax.random.split(key, 3)
->>> counts = jax.random.permutation(count_key, counts)
->>> def crop(key, count):
-...     mask = jm.presets.dinov3(key, (16, 16), mask_ratio=None, num_masked=count)
-...     return mask & (count > 0)
->>> masks = jax.vmap(crop)(jax.random.split(mask_key, 8), counts)
->>> sorted(masks.sum((1, 2)).tolist())
-[0, 0, 0, 0, 51, 76, 102, 128]
->>> error = jax.random.uniform(error_key, (8, 16, 16))  # of each token
->>> crop_loss = (error * masks).sum((1, 2)) / jnp.maximum(masks.sum((1, 2)), 1)
->>> loss = crop_loss.sum() / jnp.maximum((counts > 0).sum(), 1)
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from jepa_masks_jax._strategies.blockwise import blockwise_mask
 from jepa_masks_jax._strategies.ijepa import ijepa_masks
@@ -87,8 +75,30 @@ __all__ = [
     "wav2vec2",
 ]
 
-ijepa = functools.partial(
+Masks = TypeVar("Masks")
+
+
+def _preset(
+    strategy: Callable[..., Masks], about: str, source: str, **options: Any
+) -> functools.partial[Masks]:
+    """Sets the options of a strategy, and says in the docstring what they are and where from."""
+    preset = functools.partial(strategy, **options)
+    lines = "\n".join(f"    {name}={value!r}" for name, value in options.items())
+    preset.__doc__ = (
+        f"{about}\n\nThe options of `{strategy.__name__}` that are set, and may be overridden:\n\n"
+        f"{lines}\n\nSource:\n    {source}\n"
+    )
+    return preset
+
+
+ijepa = _preset(
     ijepa_masks,
+    """Samples I-JEPA's context and targets, with the settings of all four released models.
+
+They were trained with what `sampling="reference"` does; the preset uses the default,
+`"independent"`, whose blocks reach every token.""",
+    "github.com/facebookresearch/ijepa, `configs/in1k_vith14_ep300.yaml`,\n"
+    "    `in1k_vith16-448_ep300.yaml`, `in22k_vith14_ep66.yaml` and `in22k_vitg16_ep44.yaml`",
     num_targets=4,
     target_scale=(0.15, 0.2),
     target_aspect_ratio=(0.75, 1.5),
@@ -96,98 +106,161 @@ ijepa = functools.partial(
     min_keep=10,
     allow_overlap=False,
 )
-"""I-JEPA, all four released models. They were trained with what `sampling="reference"` does; the
-preset uses the default, `"independent"`. github.com/facebookresearch/ijepa,
-`configs/in1k_vith14_ep300.yaml`, `in1k_vith16-448_ep300.yaml`, `in22k_vith14_ep66.yaml` and
-`in22k_vitg16_ep44.yaml`."""
 
-vjepa_short_range = functools.partial(
+vjepa_short_range = _preset(
     vjepa_mask,
+    """Samples the first of V-JEPA's two targets of a clip: many small blocks.
+
+V-JEPA 2 uses the same pair.""",
+    "github.com/facebookresearch/jepa, `configs/pretrain/vitl16.yaml`, `vith16.yaml` and\n"
+    "    `vith16_384.yaml`; github.com/facebookresearch/vjepa2,\n"
+    "    `configs/train/vitl16/pretrain-256px-16f.yaml`",
     num_blocks=8,
     spatial_scale=(0.15, 0.15),
     temporal_scale=(1.0, 1.0),
     aspect_ratio=(0.75, 1.5),
     max_temporal_keep=1.0,
 )
-"""The first of V-JEPA's two masks of a clip. github.com/facebookresearch/jepa,
-`configs/pretrain/vitl16.yaml`, `vith16.yaml` and `vith16_384.yaml`. V-JEPA 2 uses the same pair:
-github.com/facebookresearch/vjepa2, `configs/train/vitl16/pretrain-256px-16f.yaml`."""
 
-vjepa_long_range = functools.partial(
+vjepa_long_range = _preset(
     vjepa_mask,
+    """Samples the second of V-JEPA's two targets of a clip: two large blocks.
+
+V-JEPA 2 uses the same pair.""",
+    "the files of `vjepa_short_range`",
     num_blocks=2,
     spatial_scale=(0.7, 0.7),
     temporal_scale=(1.0, 1.0),
     aspect_ratio=(0.75, 1.5),
     max_temporal_keep=1.0,
 )
-"""The second of V-JEPA's two masks of a clip, from the same files as `vjepa_short_range`."""
 
-vjepa21_image = functools.partial(
+vjepa21_image = _preset(
     vjepa_mask,
+    """Samples V-JEPA 2.1's only target of an image, on 16x16.
+
+Its clips have V-JEPA 2's pair. The values come from a fork.""",
+    "github.com/khwstolle/vjepa2, `configs/train_2_1/vitl16/pretrain-256px-16f.yaml`;\n"
+    "    the code that reads them: github.com/facebookresearch/vjepa2, `app/vjepa_2_1/train.py`",
     num_blocks=10,
     spatial_scale=(0.15, 0.15),
     temporal_scale=(1.0, 1.0),
     aspect_ratio=(0.75, 1.5),
     max_temporal_keep=1.0,
 )
-"""V-JEPA 2.1's only mask of an image, on 16x16. Its clips have V-JEPA 2's pair. The values come
-from a fork: github.com/khwstolle/vjepa2, `configs/train_2_1/vitl16/pretrain-256px-16f.yaml`. The
-code that reads them is in github.com/facebookresearch/vjepa2, `app/vjepa_2_1/train.py`."""
 
-mae = functools.partial(random_mask, mask_ratio=0.75)
-"""MAE. The mask is the target, so `context = ~mae(key, grid)`. github.com/facebookresearch/mae,
-`main_pretrain.py`, the default of `--mask_ratio`."""
+mae = _preset(
+    random_mask,
+    """Samples MAE's target. The context is `~mae(key, grid)`.""",
+    "github.com/facebookresearch/mae, `main_pretrain.py`, the default of `--mask_ratio`",
+    mask_ratio=0.75,
+)
 
-mae_st = functools.partial(random_mask, mask_ratio=1412 / 1568)
-"""MAE-ST. On its grid of 8x14x14 it masks 1,412 tokens and keeps 156.
-github.com/facebookresearch/mae_st, `PRETRAIN.md`, `--mask_ratio 0.9`, and `models_mae.py`, which
-rounds the count of kept tokens down."""
+mae_st = _preset(
+    random_mask,
+    """Samples MAE-ST's target: on its grid of 8x14x14, 1,412 tokens of 1,568.
 
-audiomae = functools.partial(random_mask, mask_ratio=0.8)
-"""AudioMAE, on spectrograms of 64x8 patches. github.com/facebookresearch/AudioMAE,
-`main_pretrain.py`, the default of `--mask_ratio`."""
+Its authors round the count of kept tokens down, to 156, which `mask_ratio=0.9` does not.""",
+    "github.com/facebookresearch/mae_st, `PRETRAIN.md`, `--mask_ratio 0.9`, and `models_mae.py`",
+    mask_ratio=1412 / 1568,
+)
 
-simmim = functools.partial(random_mask, mask_ratio=0.6, cell=(8, 8))
-"""SimMIM with Swin, on 48x48 patches of 4 pixels. It masks 22 of 36 cells of 32x32 pixels.
-github.com/microsoft/SimMIM, `data/data_simmim.py` and
-`configs/swin_base__800ep/simmim_pretrain__swin_base__img192_window6__800ep.yaml`."""
+audiomae = _preset(
+    random_mask,
+    """Samples AudioMAE's target, on spectrograms of 64x8 patches.""",
+    "github.com/facebookresearch/AudioMAE, `main_pretrain.py`, the default of `--mask_ratio`",
+    mask_ratio=0.8,
+)
 
-pixio = functools.partial(random_mask, mask_ratio=0.75, cell=(4, 4))
-"""Pixio, on 16x16, with cells of 4x4 tokens. github.com/facebookresearch/pixio,
-`pretraining/main_pretrain.py`."""
+simmim = _preset(
+    random_mask,
+    """Samples SimMIM's target, of cells of 32x32 pixels in patches of 4 pixels: 22 of 36 on 48x48.
 
-videomae_tube = functools.partial(random_tube_mask, mask_ratio=0.9)
-"""VideoMAE. github.com/MCG-NJU/VideoMAE, `PRETRAIN.md`, `--mask_type tube --mask_ratio 0.9`."""
+Its authors round the count up, and `mask_ratio` rounds to the nearest. That is the same on 48x48,
+but on 56x56, 64x64 and 96x96 their counts are 30, 39 and 87 cells, and the preset's 29, 38 and 86.
+For theirs pass `mask_ratio=None, num_masked=math.ceil(0.6 * cells)`.""",
+    "github.com/microsoft/SimMIM, `data/data_simmim.py` and\n"
+    "    `configs/swin_base__800ep/simmim_pretrain__swin_base__img192_window6__800ep.yaml`",
+    mask_ratio=0.6,
+    cell=(8, 8),
+)
 
-cjepa = functools.partial(object_mask, num_masked=2)
-"""C-JEPA on CLEVRER, with 7 slots. github.com/galilai-group/cjepa, `config/data/clevrer.yaml`. On
-Push-T it masks 1 of 4 slots (`config/data/pusht.yaml`)."""
+pixio = _preset(
+    random_mask,
+    """Samples Pixio's target: 12 of the 16 cells of 16x16.""",
+    "github.com/facebookresearch/pixio, `pretraining/main_pretrain.py`",
+    mask_ratio=0.75,
+    cell=(4, 4),
+)
 
-beit = functools.partial(blockwise_mask, mask_ratio=75 / 196, min_block=16)
-"""BEiT. On its grid of 14x14 it masks 75 tokens. github.com/microsoft/unilm,
-`beit/run_beit_pretraining.py`, the defaults of `--num_mask_patches` and
-`--min_mask_patches_per_block`."""
+videomae_tube = _preset(
+    random_tube_mask,
+    """Samples VideoMAE's target: the same tokens in every frame.""",
+    "github.com/MCG-NJU/VideoMAE, `PRETRAIN.md`, `--mask_type tube --mask_ratio 0.9`",
+    mask_ratio=0.9,
+)
 
-dinov3 = functools.partial(blockwise_mask, mask_ratio=(0.1, 0.5), min_block=4)
-"""One masked crop of DINOv2 or DINOv3. Its ratio is sampled. Over a batch their ratios are evenly
-spaced, and half of the crops are not masked: see the recipe on top.
-github.com/facebookresearch/dinov3, `dinov3/configs/train/dinov3_vit7b16_pretrain.yaml` and
-`dinov3/data/masking.py`."""
+cjepa = _preset(
+    object_mask,
+    """Samples C-JEPA's masked slots, on CLEVRER 2 of 7.
 
-capi = functools.partial(inverse_block_mask, mask_ratio=0.65, aspect_ratio=(0.5, 2.0), roll=True)
-"""CAPI, on 16x16, where it masks 166 tokens. Its loss uses 8 random ones of them:
-`clip_count(key, mask, maximum=8)`. github.com/facebookresearch/capi,
-`default_pretrain_config.yaml`."""
+On Push-T it masks 1 of 4: `num_masked=1`.""",
+    "github.com/galilai-group/cjepa, `config/data/clevrer.yaml` and `config/data/pusht.yaml`",
+    num_masked=2,
+)
 
-wav2vec2 = functools.partial(span_mask, mask_ratio=0.65, span=10)
-"""wav2vec 2.0. For padded speech, see the recipe on top. On short sequences fairseq takes more
-spans, see `hubert`. github.com/facebookresearch/fairseq,
-`fairseq/models/wav2vec/wav2vec2.py`."""
+beit = _preset(
+    blockwise_mask,
+    """Samples BEiT's target: on its grid of 14x14, 75 tokens.""",
+    "github.com/microsoft/unilm, `beit/run_beit_pretraining.py`, the defaults of\n"
+    "    `--num_mask_patches` and `--min_mask_patches_per_block`",
+    mask_ratio=75 / 196,
+    min_block=16,
+)
 
-hubert = functools.partial(span_mask, mask_ratio=0.8, span=10)
-"""HuBERT. fairseq takes at least two spans, and this preset at least one. On sequences of 11 to 20
-tokens fairseq masks 0.97 to 0.68, and this preset 0.91 to 0.50. From 31 tokens on, the ratios agree
-within 0.01. github.com/facebookresearch/fairseq,
-`examples/hubert/config/pretrain/hubert_base_librispeech.yaml` and
-`fairseq/models/hubert/hubert.py`."""
+dinov3 = _preset(
+    blockwise_mask,
+    """Samples the target of one masked crop of DINOv2 or DINOv3, with a random ratio.
+
+Over a batch the ratios are evenly spaced, and half of the crops are not masked. A recipe has the
+batch and its loss: `.github/RECIPES.md`, "DINOv2 and DINOv3".""",
+    "github.com/facebookresearch/dinov3, `dinov3/configs/train/dinov3_vit7b16_pretrain.yaml` and\n"
+    "    `dinov3/data/masking.py`",
+    mask_ratio=(0.1, 0.5),
+    min_block=4,
+)
+
+capi = _preset(
+    inverse_block_mask,
+    """Samples CAPI's target: on its grid of 16x16, 166 tokens.
+
+Its loss uses 8 random ones of them: `clip_count(key, mask, maximum=8)`.""",
+    "github.com/facebookresearch/capi, `default_pretrain_config.yaml`",
+    mask_ratio=0.65,
+    aspect_ratio=(0.5, 2.0),
+    roll=True,
+)
+
+wav2vec2 = _preset(
+    span_mask,
+    """Samples the target of wav2vec 2.0. For padded speech, pass `within`.
+
+On short sequences fairseq takes more spans: see `hubert`.""",
+    "github.com/facebookresearch/fairseq, `fairseq/models/wav2vec/wav2vec2.py`",
+    mask_ratio=0.65,
+    span=10,
+)
+
+hubert = _preset(
+    span_mask,
+    """Samples HuBERT's target. For padded speech, pass `within`.
+
+fairseq takes at least two spans, and this preset at least one. On sequences of 11 to 20 tokens
+fairseq masks 0.97 to 0.68, and this preset 0.91 to 0.50. From 31 tokens on, the ratios agree
+within 0.01.""",
+    "github.com/facebookresearch/fairseq,\n"
+    "    `examples/hubert/config/pretrain/hubert_base_librispeech.yaml` and\n"
+    "    `fairseq/models/hubert/hubert.py`",
+    mask_ratio=0.8,
+    span=10,
+)

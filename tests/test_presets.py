@@ -1,5 +1,10 @@
 """Presets hold the published settings, and compositions give what other collators' options do."""
 
+import inspect
+import pickle
+import pydoc
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,3 +168,36 @@ def test_object_mask_keeps_the_first_frame_of_a_history():
     history = jnp.broadcast_to(mask, (frames, num_slots)).at[0].set(False)
     assert history.sum(1).tolist() == [0, 2, 2]
     assert (history[1] == history[2]).all()
+
+
+PRESETS = {name: getattr(jm.presets, name) for name in jm.presets.__all__}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_help_shows_what_a_preset_sets_and_the_file_that_it_comes_from(name):
+    preset = PRESETS[name]
+    shown = pydoc.render_doc(preset, renderer=pydoc.plaintext)
+    assert inspect.getdoc(preset) == preset.__doc__.strip()  # as `preset?` shows in a notebook
+    first, *_ = preset.__doc__.splitlines()
+    assert first.startswith("Samples ")
+    assert first in shown
+    for option, value in preset.keywords.items():
+        assert f"{option}={value!r}" in shown
+    assert "Source:\n" in shown
+    assert re.search("github.com/[\\w-]+/[\\w-]+|the files of `vjepa_short_range`", shown)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_pickled_preset_samples_and_says_the_same(name):
+    preset = PRESETS[name]
+    copy = pickle.loads(pickle.dumps(preset))
+    assert (copy.func, copy.keywords, copy.__doc__) == (
+        preset.func,
+        preset.keywords,
+        preset.__doc__,
+    )
+
+
+def test_the_table_of_presets_has_them_all_with_their_strategies():
+    rows = re.findall(r"^\| .*?\| `(\w+)` \| `(\w+)` \|", jm.presets.__doc__, flags=re.MULTILINE)
+    assert sorted(rows) == sorted((name, p.func.__name__) for name, p in PRESETS.items())

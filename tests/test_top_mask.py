@@ -34,7 +34,7 @@ def dtype_of(name):
 
 
 def highest(scores, count, pool):
-    """The first tokens of NumPy's stable sort: high scores first, NaN last, ties in row-major order.
+    """The first tokens of NumPy's stable sort: high scores first, NaN last, ties in order.
 
     Every score here is a float64, in which `-0.0` equals `0.0` and small numbers are not lost.
     """

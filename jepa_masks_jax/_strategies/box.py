@@ -48,7 +48,17 @@ def box_mask(
         ValueError: if an option is out of its range.
 
     Notes:
+        Sides are counted in tokens, so `extent` does not follow the size of a sample: a box of at
+        least 140 tokens masks all but one of a sample of 50. `random_mask`, `random_span_mask` and
+        the JEPA strategies, whose options are fractions, do follow it.
+
+        Memory grows with boxes times tokens. For thousands of spans use `span_mask`, whose memory
+        grows with the tokens only.
+
         With `within` and a single real token, the mask is empty.
+
+        `.github/RECIPES.md` has strategies made of boxes: strips of a spectrogram, blocks on a
+        foreground, blocks that follow a sample's size, compact shapes of exact size.
 
     Source:
         This library's own; the block strategies are unions of such boxes.
@@ -57,28 +67,6 @@ def box_mask(
         >>> mask = box_mask(jax.random.key(0), (64, 8), num_boxes=2, extent=(4, None))
         >>> mask.shape, bool((mask.any(1) == mask.all(1)).all())
         ((64, 8), True)
-
-        A strategy of your own: six runs of time steps of a spectrogram `(bands, time)`, then random
-        single tokens removed or added until 40 % are masked:
-
-        >>> import jepa_masks_jax as jm
-        >>> def time_strips(key):
-        ...     box_key, clip_key = jax.random.split(key)
-        ...     strips = jm.box_mask(box_key, (8, 64), num_boxes=6, extent=(None, (2, 8)))
-        ...     return jm.clip_count(clip_key, strips, exactly=205)
-        >>> masks = jax.vmap(time_strips)(jax.random.split(jax.random.key(0), 16))
-        >>> masks.shape, set(masks.sum((1, 2)).tolist())
-        ((16, 8, 64), {205})
-
-        Blocks only where an image has a foreground, exactly 40 tokens:
-
-        >>> foreground = jnp.zeros((14, 14), bool).at[3:12, 2:13].set(True)
-        >>> def blocks(key):
-        ...     box_key, clip_key = jax.random.split(key)
-        ...     boxes = jm.box_mask(box_key, (14, 14), num_boxes=3, extent=((2, 5), (2, 5)))
-        ...     return jm.clip_count(clip_key, boxes & foreground, exactly=40, among=foreground)
-        >>> int(blocks(jax.random.key(0)).sum())
-        40
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
     num_boxes = _check.block_count("num_boxes", num_boxes)

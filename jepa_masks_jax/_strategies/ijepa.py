@@ -42,8 +42,8 @@ def ijepa_masks(
        overlap.
     3. Sample a square context block in the same way, with a scale from `context_scale` and `a = 1`.
     4. Remove the tokens of all targets from the context.
-    5. If fewer than `min_keep` context tokens remain, add free tokens, which are in neither set.
-       They are consecutive in raster order, with wrap-around, from a random one on.
+    5. If fewer than `min_keep` context tokens remain, add free tokens, which are in neither set:
+       neighbours in row-major order (wrapping around), from a random one on.
 
     A side that does not fit is cut to the grid. If `H` and `W` differ, the block then keeps its
     area: the other side becomes `round(n / cut_side)` (half up). On a sequence a block is
@@ -80,8 +80,7 @@ def ijepa_masks(
             the message then says what to lower.
 
     Notes:
-        On a square grid a side is cut without extending the other, as in the released code. A
-        target of scale 0.9 holds 0.857 of 24x24 on average, and 0.911 of 24x25.
+        On a square grid a side is cut without extending the other, as in the released code.
 
         `"reference"` follows github.com/facebookresearch/ijepa up to truncation and rejection.
         Scale and aspect ratio share one random number, no block reaches the last row or column, and
@@ -91,8 +90,11 @@ def ijepa_masks(
         `within` accepts sizes that `grid=` refuses. The context then has at least `min_keep`
         tokens, or all tokens outside the targets if those are fewer. With `allow_overlap` it is the
         context block, whatever its size. If the targets hold every real token and may not overlap,
-        a random one of them becomes the context. So the context is never empty. A target can be
+        a random token is taken from them to be the context, which is never empty. A target can be
         empty only if there are at most `num_targets` real tokens.
+
+        `within` plans the blocks of all sizes at the first call, which costs time and memory on
+        grids of a million tokens or more: 4 s on 512x512, and 21 s and 1.2 GiB on 2048x2048.
 
     Source:
         Assran et al. (2023), "Self-Supervised Learning from Images with a Joint-Embedding
@@ -165,6 +167,12 @@ def ijepa_counts(
     Raises:
         TypeError: if an option is of the wrong type.
         ValueError: if an option is out of its range.
+
+    Notes:
+        These are the counts of a sample that fills the grid. For samples of several sizes take the
+        maximum of `target_max` over the sizes that occur: on 32x32 it is 210, but of all samples of
+        at most 256 tokens 56. Nor does the grid bound smaller samples: on 14x14 one target of scale
+        0.4 and aspect ratio 3 has 70 tokens, and on 13x14, where a cut side is made up for, 78.
 
     Source:
         This library's own.

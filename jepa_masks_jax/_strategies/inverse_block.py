@@ -26,7 +26,7 @@ def inverse_block_mask(
     1. Sample an aspect ratio `a`, log-uniform over the part of `aspect_ratio` with which the block
        fits: `max(min, v / W**2) <= a <= min(max, H**2 / v)`.
     2. The block is `ceil(sqrt(v * a))` tokens high and `ceil(sqrt(v / a))` wide. Its first `v`
-       tokens in raster order are visible.
+       tokens in row-major order are visible.
     3. Place it uniformly: with `roll` over the grid with wrap-around, so that every token is
        equally likely to be visible; otherwise over every position that keeps it inside.
 

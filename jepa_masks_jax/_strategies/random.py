@@ -30,8 +30,9 @@ def random_mask(
         num_masked=array       an integer array of shape (), traced or not, clamped into
                                [1, tokens - 1]
 
-    At least one token stays context. For MaskGIT's ratio of 1 use `top_mask`. With the same key,
-    the mask with the larger count contains the mask with the smaller count.
+    At least one token is masked and one stays context. A count that may be 0 or all, such as
+    MaskGIT's, is `clip_count(key, jnp.zeros(grid, bool), exactly=n)`. With the same key, the mask
+    with the larger count contains the mask with the smaller count.
 
     Args:
         key: a single PRNG key.
@@ -59,8 +60,8 @@ def random_mask(
 
     Notes:
         With `within` or `among`, every count is cut to one less than the tokens that may be masked.
-        If there is only one, or none, the mask is empty. With `among` the mask equals
-        `clip_count(key, empty, exactly=n, among=among)`, bit for bit.
+        If there is only one, or none, the mask is empty. With `among`, without `within`, the mask
+        equals `clip_count(key, jnp.zeros(grid, bool), exactly=n, among=among)`, bit for bit.
 
     Source:
         He et al. (2022), "Masked Autoencoders Are Scalable Vision Learners", section 3.
@@ -76,15 +77,6 @@ def random_mask(
         >>> mask = random_mask(jax.random.key(0), (14, 14), mask_ratio=0.5, among=has_data)
         >>> int(has_data.sum()), int(mask.sum()), bool((mask & ~has_data).any())
         (112, 56, False)
-
-        Images of many shapes as packed sequences, with the coordinates of each patch:
-
-        >>> y, x = jnp.arange(256) // 12, jnp.arange(256) % 12  # a 9x12 image, padded to 256
-        >>> valid = jnp.arange(256) < 9 * 12
-        >>> mask = random_mask(jax.random.key(0), (32, 32), mask_ratio=0.75, within=(9, 12))
-        >>> packed = mask[y, x] & valid
-        >>> int(packed.sum())
-        81
 
         A count that follows a schedule without a new compilation:
 

@@ -30,8 +30,8 @@ def span_mask(
 
     1. There are `floor(mask_ratio * L / span + u)` spans, with `u` uniform in `[0, 1)`, but at
        least 1 and at most `(L - 1) // span`.
-    2. With `overlap` their starts are distinct and uniform over every start that keeps a span
-       inside. Without it the spans share no token, and every such placement is equally likely.
+    2. If `overlap`, their starts are distinct and uniform over every start that keeps a span
+       inside. Otherwise the spans share no token, and every such placement is equally likely.
 
     With `overlap`, `mask_ratio` is nominal: the actual ratio is usually lower. For an exact count
     use `overlap=False`: the count is then `span` times the number of spans, which varies by one
@@ -57,6 +57,9 @@ def span_mask(
         ValueError: if an option is out of its range.
 
     Notes:
+        `.github/RECIPES.md` has padded speech. On a CPU the time grows with `span` times length:
+        spans of 50,000 in 100,000 tokens take seconds.
+
         If the real length is `span` or less, which `grid=` refuses, the span is cut to one token
         less than the real length. If there is only one real token, it is context.
 
@@ -70,17 +73,6 @@ def span_mask(
         >>> mask = span_mask(jax.random.key(0), (100,), mask_ratio=0.65, span=10)
         >>> mask.shape, mask.dtype
         ((100,), dtype('bool'))
-
-        Padded speech, each utterance with its own count of frames:
-
-        >>> import jepa_masks_jax as jm
-        >>> def sample(key, length):
-        ...     target = jm.presets.wav2vec2(key, (200,), within=(length,))
-        ...     return jm.inside((200,), (length,)) & ~target, target
-        >>> keys = jax.random.split(jax.random.key(0), 3)
-        >>> context, target = jax.vmap(sample)(keys, jnp.array([200, 75, 30]))
-        >>> (context | target).sum(1).tolist()
-        [200, 75, 30]
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
     (length,) = grid

@@ -45,8 +45,8 @@ def vjepa_mask(
     2. Place each block uniformly over every position that keeps it inside. Blocks may overlap.
     3. The target is their union, and every token at or after frame
        `max(1, floor(T * max_temporal_keep))`.
-    4. If the blocks leave no context, place them again, at most three times. If all four placements
-       leave none, one random token of the frames that can be context becomes context.
+    4. If the blocks leave no context, place them again, at most three times. If all four attempts
+       leave none, one random token of the frames that can be context becomes the context.
 
     A side that does not fit is cut to the frame. If `H` and `W` differ, the block then keeps its
     area: the other side becomes `round(n / cut_side)` (half up). On a sequence a block is
@@ -91,7 +91,9 @@ def vjepa_mask(
     Notes:
         On a square frame a side is cut without extending the other, as in the released code.
 
-        If `within` leaves one real token, the target is empty.
+        A sample of one real token has an empty target.
+
+        The pair for clips of several lengths is a recipe in `.github/RECIPES.md`.
 
     Source:
         Bardes et al. (2024), "Revisiting Feature Prediction for Learning Visual Representations
@@ -102,21 +104,6 @@ def vjepa_mask(
         >>> target = vjepa_mask(jax.random.key(0), (8, 14, 14))
         >>> target.shape, target.dtype
         ((8, 14, 14), dtype('bool'))
-
-        V-JEPA's pair for clips of many lengths, each with its own count of frames:
-
-        >>> import jepa_masks_jax as jm
-        >>> def pair(key, frames):
-        ...     short, long = jax.random.split(key)
-        ...     sides = jnp.array([frames, 14, 14])
-        ...     return (
-        ...         jm.presets.vjepa_short_range(short, (8, 14, 14), within=sides),
-        ...         jm.presets.vjepa_long_range(long, (8, 14, 14), within=sides),
-        ...     )
-        >>> keys = jax.random.split(jax.random.key(0), 3)
-        >>> masks = jax.vmap(pair)(keys, jnp.array([8, 5, 2]))
-        >>> [int(mask[2, 2:].sum()) for mask in masks]
-        [0, 0]
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3))
     num_blocks = _check.block_count("num_blocks", num_blocks)
