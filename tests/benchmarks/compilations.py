@@ -1,4 +1,4 @@
-"""Counts the compilations of a small I-JEPA training loop, by where its masks are sampled."""
+"""Times the steps of a small I-JEPA loop and counts compilations, by where masks are sampled."""
 
 import argparse
 import math
@@ -8,6 +8,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 import jepa_masks_jax as jm
 
@@ -122,10 +123,25 @@ def collate(rng, batch):
     ]
 
 
+def plot(seconds):
+    """Plots the seconds of each step."""
+    figure = Figure(figsize=(7.5, 3), dpi=200, layout="constrained")
+    ax = figure.add_subplot()
+    for (name, times), color in zip(seconds.items(), ("#D55E00", "#0072B2"), strict=True):
+        ax.plot(range(1, len(times) + 1), times, "o-", color=color, label=f"masks sampled {name}")
+    ax.set(xlabel="step", ylabel="seconds", xticks=range(1, len(times) + 1), ylim=(0, None))
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", frameon=False, fontsize=12)
+    return figure
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20, help="of each loop (default 20)")
     parser.add_argument("--batch", type=int, default=64, help="images a step (default 64)")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="write a picture of the seconds of each step"
+    )
     args = parser.parse_args()
 
     compiled = []
@@ -144,16 +160,20 @@ def main():
         ),
         "in the step": lambda params, step: step_that_samples(params, patches, key, step),
     }
+    seconds = {}
     print("| masks sampled | compilations | seconds | seconds of CPU time |")
     print("|---|---:|---:|---:|")
     for name, take_step in loops.items():
         compiled.clear()
-        start, cpu_start, params = time.perf_counter(), time.process_time(), start_params
+        cpu_start, params, seconds[name] = time.process_time(), start_params, []
         for step in range(args.steps):
-            params = take_step(params, step)
-        jax.block_until_ready(params)
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-        print(f"| {name} | {len(compiled)} | {seconds:.0f} | {cpu_seconds:.0f} |", flush=True)
+            start = time.perf_counter()
+            params = jax.block_until_ready(take_step(params, step))
+            seconds[name].append(time.perf_counter() - start)
+        total, cpu_seconds = sum(seconds[name]), time.process_time() - cpu_start
+        print(f"| {name} | {len(compiled)} | {total:.0f} | {cpu_seconds:.0f} |", flush=True)
+    if args.plot:
+        plot(seconds).savefig(args.plot)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Shows where context lies after batch-minimum truncation, and after clip_count to that size."""
+"""Shows where context lies as sampled, cut to the shortest of the batch, and clipped at random."""
 
 import argparse
 
@@ -24,6 +24,21 @@ def truncate(contexts):
     return (flat & (flat.cumsum(1) <= flat.sum(1).min())).reshape(contexts.shape)
 
 
+def plot(maps):
+    """Plots the chance of being context for each token, with that of the top and bottom rows."""
+    figure = Figure(figsize=(7.5, 2.7), dpi=200, layout="constrained")
+    axes = figure.subplots(1, len(maps))
+    for ax, (title, chance) in zip(axes, maps.items(), strict=True):
+        shown = ax.imshow(chance, cmap="cividis", vmin=0, vmax=max(m.max() for m in maps.values()))
+        ax.set_title(title, fontsize=11)
+        ax.set(xticks=[], yticks=[0, len(chance) - 1])
+        ax.set_yticklabels(
+            [f"{100 * row.mean():.0f} %" for row in (chance[0], chance[-1])], fontsize=10
+        )
+    figure.colorbar(shown, ax=axes, label="chance of being context")
+    return figure
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=100, help="batches of 128 (default 100)")
@@ -41,25 +56,16 @@ def main():
 
     clipped = jax.jit(jax.vmap(clip))(clip_keys, context, target)
     maps = {
-        "cut to the shortest\nof the batch": jm.mask_statistics(truncated).coverage,
-        f"clip_count\nto {size} tokens": jm.mask_statistics(clipped).coverage,
+        "as sampled": jm.mask_statistics(batches.reshape(-1, *GRID)).coverage,
+        "cut to the shortest\nof its batch": jm.mask_statistics(truncated).coverage,
+        f"{size} random tokens\nof each (clip_count)": jm.mask_statistics(clipped).coverage,
     }
-    figure = Figure(figsize=(6.5, 3.2), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(maps))
-    for ax, (title, coverage) in zip(axes, maps.items(), strict=True):
-        shown = ax.imshow(
-            coverage, cmap="cividis", vmin=0, vmax=max(m.max() for m in maps.values())
-        )
-        ax.set_title(title, fontsize=10)
-        ax.set_axis_off()
-    figure.colorbar(shown, ax=axes, label="chance of being context")
-    figure.savefig(args.out)
+    plot(maps).savefig(args.out)
 
     print("chance of being context, by row of a 16x16 grid")
-    print(" row  truncated  clip_count")
-    truncated_rows, clipped_rows = (coverage.mean(1) for coverage in maps.values())
-    for row, (a, b) in enumerate(zip(truncated_rows, clipped_rows, strict=True)):
-        print(f"{row:4} {a:10.2f} {b:11.2f}")
+    print(" row  sampled  truncated  clip_count")
+    for row, chances in enumerate(zip(*(map.mean(1) for map in maps.values()), strict=True)):
+        print("{:4} {:8.2f} {:10.2f} {:11.2f}".format(row, *chances))
     print(f"Wrote {args.out}")
 
 
