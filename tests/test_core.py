@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import slow
 
 import jepa_masks_jax as jm
 from jepa_masks_jax import _boxes, _draws, _sizes, _subsets, _within
@@ -306,9 +307,9 @@ def test_a_height_flips_at_the_very_step_beyond_its_tie():
     ("grid", "scale", "aspect"),
     [
         ((1, 4096), (0.1, 1.0), (0.75, 1.5)),
-        ((2000, 2000), (0.15, 0.2), (0.75, 1.5)),
+        slow((2000, 2000), (0.15, 0.2), (0.75, 1.5)),
         ((2000, 2000), (0.9, 1.0), (1.0, 1.0)),
-        ((24, 24), (0.001, 1.0), (0.02, 4.0)),
+        slow((24, 24), (0.001, 1.0), (0.02, 4.0)),
     ],
 )
 @pytest.mark.parametrize("keep_area", [False, True])

@@ -9,7 +9,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from cases import CLIPS, FIELD, FIRST, RANDOM, TOKENS, first_of_each_fast
+from cases import CLIPS, FIELD, FIRST, RANDOM, TOKENS, first_of_each_fast, slow
 from digests import assert_digests, drawn, fixed_keys, stack
 from jax import export, lax
 from jax.sharding import AxisType
@@ -30,7 +30,7 @@ def forced():
     assert choices
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("platform", ["tpu", slow("cpu")])
 def test_shard_map_over_eight_devices_with_each_input_sharded_or_replicated(platform):
     """Each device picks from its own part of what is sharded, and all of what is replicated."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

@@ -268,8 +268,8 @@ def test_inverse_block_mask_is_its_definition(grid, options):
     ("grid", "options", "least", "most"),
     first_fast(
         [
-            ((14, 14), {"num_masked": 75}, 75, 75),
             ((9, 12), {"mask_ratio": (0.1, 0.5), "min_block": 4, "max_block": 30}, 11, 54),
+            ((14, 14), {"num_masked": 75}, 75, 75),
             ((12, 9), {"num_masked": (1, 107), "min_block": 1, "aspect_ratio": (0.5, 3)}, 1, 107),
             ((7, 7), {"num_masked": 5, "min_block": 49, "aspect_ratio": (1.0, 1.0)}, 5, 5),
             ((2, 3), {"num_masked": 3, "min_block": 1}, 3, 3),
@@ -281,7 +281,7 @@ def test_inverse_block_mask_is_its_definition(grid, options):
             ),
             ((14, 14), {"num_masked": 48, "max_block": 16, "aspect_ratio": (0.5, 1)}, 48, 48),
         ],
-        fast=2,
+        fast=1,
     ),
     ids=str,
 )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import slow
 
 import jepa_masks_jax as jm
 
@@ -91,15 +92,15 @@ def test_a_preset_is_its_strategy_with_the_published_options(preset, strategy, p
 @pytest.mark.parametrize(
     ("preset", "grid", "targets"),
     [
-        (jm.presets.mae, (14, 14), 147),
+        slow(jm.presets.mae, (14, 14), 147),
         (jm.presets.videomae_tube, (8, 14, 14), 8 * 176),
         (jm.presets.mae_st, (8, 14, 14), 1568 - 156),
-        (jm.presets.audiomae, (64, 8), 512 - 102),
+        slow(jm.presets.audiomae, (64, 8), 512 - 102),
         (jm.presets.simmim, (48, 48), 22 * 64),
-        (jm.presets.pixio, (16, 16), 256 - 4 * 16),
+        slow(jm.presets.pixio, (16, 16), 256 - 4 * 16),
         (jm.presets.beit, (14, 14), 75),
         (jm.presets.capi, (16, 16), 166),
-        (jm.presets.cjepa, 7, 2),
+        slow(jm.presets.cjepa, 7, 2),
     ],
 )
 def test_a_preset_of_an_exact_ratio_has_the_published_count(preset, grid, targets):

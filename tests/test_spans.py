@@ -35,6 +35,7 @@ def test_spans_apart_are_their_definition(length, ratio, span):
         np.testing.assert_array_equal(mask, spans_apart(words[i], (length,), ratio, span), str(i))
 
 
+@pytest.mark.slow
 def test_a_decimal_ratio_is_what_its_digits_say(monkeypatch):
     """The counts of spans are whole, and floats of them are below or above.
 

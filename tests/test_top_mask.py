@@ -25,7 +25,7 @@ _FLOATS = [
     "float8_e3m4",
 ]
 _INTEGERS = ["int8", "uint8", "int16", "uint16", "uint32", "int32"]
-_FAST = ("float16", "bfloat16", "float8_e4m3fnuz", "int8", "uint32")
+_FAST = ("bfloat16", "float8_e4m3fnuz", "uint32")
 _TOKENS = 24
 
 

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from cases import (
     ALL,
-    CLIPS,
     FIRST,
     MASKS,
     SIZES,
-    TOKENS,
     first_of_each_fast,
     first_of_each_function,
     slow,
@@ -54,9 +52,13 @@ def test_export_and_its_round_trip_through_bytes():
     assert_digests(jax.tree.unflatten(tree, masks))
 
 
-# test_within.py has eager calls with sizes.
+# Eager calls with sizes are in test_within.py, and what these cases call is called by others.
+_CALLED_ELSEWHERE = [case for case in ALL if case.name in ("traced-counts", "own-tokens")] + SIZES
+_EAGER = [case for case in ALL if case not in _CALLED_ELSEWHERE]
+
+
 @pytest.mark.parametrize(
-    "case", [*first_of_each_fast(MASKS + CLIPS + TOKENS), *map(slow, SIZES)], ids=repr
+    "case", [*first_of_each_fast(_EAGER), *map(slow, _CALLED_ELSEWHERE)], ids=repr
 )
 def test_eager_calls_are_traced_once_and_a_strategy_moves_nothing_to_the_device(case):
     first, *others = fixed_keys()
