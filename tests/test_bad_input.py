@@ -16,10 +16,7 @@ NAN, INF = math.nan, math.inf
 KEY = jax.random.key(0)
 
 # For each kind of parameter, what is of the wrong type and what is out of range.
-COUNT = (
-    [2.0, NAN, INF, True, np.True_, None, "3", [3], np.array(3)],
-    [0, -1, np.int64(-1)],
-)
+COUNT = ([2.0, NAN, INF, True, np.True_, None, "3", [3], np.array(3)], [0, -1, np.int64(-1)])
 RATIO = (
     [0.2, True, None, "ab", {0.1, 0.2}, (True, True), (None, 0.2), ("a", "b"), np.array(0.2)],
     [(0.2, 0.1), (0, 0.2), (-0.1, 0.2), (NAN, 0.2), (0.1, NAN), (0.1, INF), (), (0.1,), (0.1,) * 3],
@@ -92,11 +89,7 @@ STRATEGIES = {
     },
     jm.random_mask: {"grid": (GRID[0], [(), (1,), (1,) * 5, *GRID[1][3:]]), "mask_ratio": RATIOS},
     jm.random_tube_mask: {"grid": VIDEO_GRID, "mask_ratio": FRACTION},
-    jm.span_mask: {
-        "grid": SEQUENCE,
-        "mask_ratio": FRACTION,
-        "span": (COUNT[0], [*COUNT[1], 196]),
-    },
+    jm.span_mask: {"grid": SEQUENCE, "mask_ratio": FRACTION, "span": (COUNT[0], [*COUNT[1], 196])},
     jm.inverse_block_mask: {
         "grid": IMAGE_GRID,
         "mask_ratio": FRACTION,
@@ -258,6 +251,14 @@ def on(function, *args):
     return functools.partial(function, KEY, *args)
 
 
+def refused(error, message, call, *args, **options):
+    return functools.partial(call, *args, **options), error, message
+
+
+value_error = functools.partial(refused, ValueError)
+type_error = functools.partial(refused, TypeError)
+
+
 def top(**options):
     return functools.partial(jm.top_mask, jnp.ones((2, 3)), **{"num_masked": 1, **options})
 
@@ -290,59 +291,49 @@ take = functools.partial(jm.take_tokens, TOKENS)
 put = functools.partial(jm.put_tokens, np.ones((2, 4, 1), np.float32))
 masks_of_mask = np.stack([MASK] * 3)
 
-SCORES_EMPTY = "scores must have axes"
-
 # A call with the options that make it wrong, and how it is refused.
 REFUSALS = [
     # Keys and grids.
-    (lambda: jm.block_mask(jnp.zeros(3, jnp.uint32), IMAGE), (TypeError, ValueError), "key"),
-    (lambda: listed(size=2, key=object()), TypeError, "key must be a JAX PRNG key"),
-    (lambda: listed(size=2, key=BATCHES[0]), ValueError, "key must be a single key"),
-    (on(jm.block_mask, jnp.array([14, 14])), TypeError, "grid must be a tuple of Python ints"),
+    refused((TypeError, ValueError), "key", lambda: jm.block_mask(jnp.zeros(3, jnp.uint32), IMAGE)),
+    type_error("key must be a JAX PRNG key", listed, size=2, key=object()),
+    value_error("key must be a single key", listed, size=2, key=BATCHES[0]),
+    type_error("grid must be a tuple of Python ints", jm.block_mask, KEY, jnp.array([14, 14])),
     *(
-        (on(call, (4, 1, 1)), ValueError, r"\bgrid\b.*two tokens in a frame.*\(4, 1, 1\)")
+        value_error(r"\bgrid\b.*two tokens in a frame.*\(4, 1, 1\)", call, KEY, (4, 1, 1))
         for call in (jm.block_mask, jm.multi_block_mask, jm.presets.videomae_tube)
     ),
-    (lambda: jm.image_grid(224, 15), ValueError, "image_size.*patch_size"),
-    (lambda: jm.image_grid((224, 225), 16), ValueError, "image_size.*patch_size"),
-    (lambda: jm.image_grid(16, 32), ValueError, "image_size.*patch_size"),
-    (lambda: jm.video_grid(15, 224, 16), ValueError, "num_frames.*tubelet_size"),
-    (lambda: jm.video_grid(16, 224, (16, 15)), ValueError, "image_size.*patch_size"),
+    value_error("image_size.*patch_size", jm.image_grid, 224, 15),
+    value_error("image_size.*patch_size", jm.image_grid, (224, 225), 16),
+    value_error("image_size.*patch_size", jm.image_grid, 16, 32),
+    value_error("num_frames.*tubelet_size", jm.video_grid, 15, 224, 16),
+    value_error("image_size.*patch_size", jm.video_grid, 16, 224, (16, 15)),
     # Counts and ratios.
-    (lambda: counted(num_masked=jnp.float32(3)), TypeError, r"num_masked .*float32.*astype\(int\)"),
-    (lambda: counted(num_masked=jnp.array(True)), TypeError, "num_masked .*bool"),
-    (lambda: counted(num_masked=jnp.arange(3)), ValueError, r"num_masked .*\(3,\).*jax\.vmap"),
-    (lambda: counted(num_masked=0), ValueError, r"num_masked must be in \[1, 11\], got 0"),
-    (lambda: counted(num_masked=12), ValueError, r"num_masked must be in \[1, 11\], got 12"),
-    (lambda: counted(num_masked=(3, 2)), ValueError, "num_masked"),
-    (counted, TypeError, "exactly one of mask_ratio and num_masked"),
-    (
-        lambda: jm.presets.mae(KEY, CLIP, num_masked=3),
-        TypeError,
-        "exactly one .*pass mask_ratio=None",
-    ),
-    (lambda: counted(mask_ratio=(0.5, 0.2)), ValueError, "mask_ratio"),
-    (lambda: counted(mask_ratio=10**400), ValueError, "mask_ratio must be finite"),
-    (lambda: counted(num_masked=2, cell=(2, 2)), ValueError, "cell"),
-    (lambda: counted(num_masked=2, cell=(3, 4)), ValueError, "cell"),
-    (lambda: counted(num_masked=2, cell=2), TypeError, "cell"),
-    (lambda: counted(num_masked=2, cell=(1.0, 2)), TypeError, r"cell\[0\]"),
-    (lambda: jm.object_mask(KEY, 7, num_masked=9), ValueError, "num_masked must be"),
-    (
-        lambda: jm.object_mask(KEY, 7, num_masked=None),
-        TypeError,
-        "num_masked must be an integer",
-    ),
-    (
-        lambda: jm.block_mask(KEY, IMAGE, num_targets=4.0),
-        TypeError,
-        r"num_targets must be an integer, got 4\.0",
+    type_error(r"num_masked .*float32.*astype\(int\)", lambda: counted(num_masked=jnp.float32(3))),
+    type_error("num_masked .*bool", lambda: counted(num_masked=jnp.array(True))),
+    value_error(r"num_masked .*\(3,\).*jax\.vmap", lambda: counted(num_masked=jnp.arange(3))),
+    value_error(r"num_masked must be in \[1, 11\], got 0", counted, num_masked=0),
+    value_error(r"num_masked must be in \[1, 11\], got 12", counted, num_masked=12),
+    value_error("num_masked", counted, num_masked=(3, 2)),
+    type_error("exactly one of mask_ratio and num_masked", counted),
+    type_error("exactly one .*pass mask_ratio=None", jm.presets.mae, KEY, CLIP, num_masked=3),
+    value_error("mask_ratio", counted, mask_ratio=(0.5, 0.2)),
+    value_error("mask_ratio must be finite", counted, mask_ratio=10**400),
+    value_error("cell", counted, num_masked=2, cell=(2, 2)),
+    value_error("cell", counted, num_masked=2, cell=(3, 4)),
+    type_error("cell", counted, num_masked=2, cell=2),
+    type_error(r"cell\[0\]", counted, num_masked=2, cell=(1.0, 2)),
+    value_error("num_masked must be", jm.object_mask, KEY, 7, num_masked=9),
+    type_error("num_masked must be an integer", jm.object_mask, KEY, 7, num_masked=None),
+    type_error(
+        r"num_targets must be an integer, got 4\.0", jm.block_mask, KEY, IMAGE, num_targets=4.0
     ),
     *(
-        (
-            functools.partial(function, KEY, IMAGE, **{name: 10**12}),
-            ValueError,
+        value_error(
             rf"{name} must be in \[1, 65536\], got 1000000000000",
+            function,
+            KEY,
+            IMAGE,
+            **{name: 10**12},
         )
         for function, name in [
             (jm.block_mask, "num_targets"),
@@ -353,181 +344,158 @@ REFUSALS = [
         ]
     ),
     # Tokens among which masks are random: a count is checked against the whole grid.
-    (
-        lambda: random(mask_ratio=0.5, among=np.ones((5, 3), bool)),
-        ValueError,
-        r"among .*\(3, 5\).*\(5, 3\)",
-    ),
-    (
-        lambda: random(mask_ratio=0.5, among=np.ones(15, bool)),
-        ValueError,
-        r"among .*\(3, 5\).*\(15,\)",
-    ),
-    (
-        lambda: random(mask_ratio=0.5, among=np.ones((2, 3, 5), bool)),
-        ValueError,
-        r"among .*\(3, 5\).*\(2, 3, 5\)",
+    value_error(r"among .*\(3, 5\).*\(5, 3\)", random, mask_ratio=0.5, among=np.ones((5, 3), bool)),
+    value_error(r"among .*\(3, 5\).*\(15,\)", random, mask_ratio=0.5, among=np.ones(15, bool)),
+    value_error(
+        r"among .*\(3, 5\).*\(2, 3, 5\)", random, mask_ratio=0.5, among=np.ones((2, 3, 5), bool)
     ),
     *(
-        (
-            functools.partial(random, mask_ratio=0.5, among=among),
-            TypeError,
-            f"among must be a boolean array, got {got}",
-        )
+        type_error(f"among must be a boolean array, got {got}", random, mask_ratio=0.5, among=among)
         for among, got in [
             (np.ones(SHORT, np.int32), "int32"),
             (np.ones(SHORT, np.float32), "float32"),
             ([[True] * 5] * 3, "list"),
         ]
     ),
-    (lambda: jm.object_mask(KEY, 7, among=np.ones(8, bool)), ValueError, r"among .*7"),
-    (
-        lambda: jm.random_mask(KEY, (4, 4), mask_ratio=0.5, cell=(2, 2), among=MASK),
-        ValueError,
-        r"cell .*among",
+    value_error(r"among .*7", jm.object_mask, KEY, 7, among=np.ones(8, bool)),
+    value_error(
+        r"cell .*among", jm.random_mask, KEY, (4, 4), mask_ratio=0.5, cell=(2, 2), among=MASK
     ),
-    (
-        lambda: random(num_masked=15, among=np.ones(SHORT, bool)),
-        ValueError,
-        r"num_masked must be in \[1, 14\]",
+    value_error(
+        r"num_masked must be in \[1, 14\]", random, num_masked=15, among=np.ones(SHORT, bool)
     ),
     # Options of one strategy.
-    (lambda: ijepa(sampling="paper"), ValueError, "sampling .*'paper' is now 'independent'"),
-    (
-        lambda: jm.ijepa_masks(KEY, (200, 200), num_targets=6, target_aspect_ratio=(0.1, 10)),
-        ValueError,
+    value_error("sampling .*'paper' is now 'independent'", ijepa, sampling="paper"),
+    value_error(
         "lower num_targets to 4",
+        jm.ijepa_masks,
+        KEY,
+        (200, 200),
+        num_targets=6,
+        target_aspect_ratio=(0.1, 10),
     ),
-    (  # Every placement leaves 6 tokens, but 1 is the bound.
-        lambda: jm.ijepa_masks(KEY, (7, 7), min_keep=6),
-        ValueError,
+    value_error(
         r"guarantee the context 1 of 49 tokens, fewer than 6 \(min_keep\)",
+        jm.ijepa_masks,
+        KEY,
+        (7, 7),
+        min_keep=6,
     ),
-    (
-        lambda: jm.ijepa_masks(KEY, (100,), sampling="reference"),
-        ValueError,
-        "grid .*sampling='reference'",
-    ),
+    value_error("grid .*sampling='reference'", jm.ijepa_masks, KEY, (100,), sampling="reference"),
     *(
-        (
-            functools.partial(jm.ijepa_masks, KEY, grid, sampling="reference"),
-            ValueError,
+        value_error(
             "grid .*each at least 2, for sampling='reference'",
+            jm.ijepa_masks,
+            KEY,
+            grid,
+            sampling="reference",
         )
         for grid in [(1, 14), (14, 1)]
     ),
     *(
-        (
-            functools.partial(call, (2, 300), sampling="reference"),
-            ValueError,
-            "too thin for sampling='reference'",
-        )
+        value_error("too thin for sampling='reference'", call, (2, 300), sampling="reference")
         for call in (jm.ijepa_counts, on(jm.ijepa_masks))
     ),
-    (
-        lambda: jm.ijepa_masks(KEY, (4096, 4096)),
-        ValueError,
+    value_error(
         "target_aspect_ratio .*32-bit arithmetic .*up to 3121342 tokens",
+        jm.ijepa_masks,
+        KEY,
+        (4096, 4096),
     ),
-    (
-        lambda: jm.block_mask(KEY, IMAGE, target_aspect_ratio=(0.01, 100)),
-        ValueError,
+    value_error(
         "target_aspect_ratio .*32-bit arithmetic .*up to 8 tokens",
+        jm.block_mask,
+        KEY,
+        IMAGE,
+        target_aspect_ratio=(0.01, 100),
     ),
     *(
-        (
-            functools.partial(jm.vjepa_mask, KEY, grid, **{name: value}),
-            ValueError,
-            f"{name} has no meaning without frames",
+        value_error(
+            f"{name} has no meaning without frames", jm.vjepa_mask, KEY, grid, **{name: value}
         )
         for grid in [IMAGE, (14,)]
         for name, value in [("temporal_scale", (0.5, 1.0)), ("max_temporal_keep", 0.5)]
     ),
-    (
-        lambda: jm.spatiotemporal_mask(KEY, (8, 14, 14), temporal_extent=(8, 10**10)),
-        ValueError,
+    value_error(
         r"\btemporal_extent\b",
+        jm.spatiotemporal_mask,
+        KEY,
+        (8, 14, 14),
+        temporal_extent=(8, 10**10),
     ),
-    (on(jm.presets.beit, (3, 3)), ValueError, r"min_block must be in \[1, 9\].*a preset's"),
-    (
-        lambda: jm.blockwise_mask(KEY, IMAGE, num_masked=20, max_block=9),
-        ValueError,
+    value_error(r"min_block must be in \[1, 9\].*a preset's", jm.presets.beit, KEY, (3, 3)),
+    value_error(
         "min_block must be at most max_block, got 16 and 9",
+        jm.blockwise_mask,
+        KEY,
+        IMAGE,
+        num_masked=20,
+        max_block=9,
     ),
-    (
-        lambda: jm.inverse_block_mask(KEY, (1, 100), mask_ratio=0.65),
-        ValueError,
+    value_error(
         "aspect_ratio .*from 0.0035 to 0.0285714",
+        jm.inverse_block_mask,
+        KEY,
+        (1, 100),
+        mask_ratio=0.65,
     ),
-    (on(jm.inverse_block_mask, IMAGE), TypeError, "exactly one of mask_ratio and num_masked"),
-    (
-        lambda: jm.inverse_block_mask(KEY, IMAGE, num_masked=(3, 5)),
-        TypeError,
-        "num_masked must be an integer",
+    type_error("exactly one of mask_ratio and num_masked", jm.inverse_block_mask, KEY, IMAGE),
+    type_error(
+        "num_masked must be an integer", jm.inverse_block_mask, KEY, IMAGE, num_masked=(3, 5)
     ),
-    (boxes(placement="centred"), ValueError, "placement .*'centred' is now 'centered'"),
-    (boxes(extent=3), TypeError, r"extent .*\(\(2, 4\),\)"),
-    (boxes(extent=(2, 4)), ValueError, r"extent .*1 in all.*\(\(2, 4\),\)"),
-    (boxes(extent=((4, 2),)), ValueError, r"extent\[0\]"),
-    (boxes(extent=(0,)), ValueError, r"extent\[0\]"),
-    (boxes(extent=(2.0,)), TypeError, r"extent\[0\]"),
-    (boxes(extent=(2**24 + 1,)), ValueError, r"extent\[0\].*16777216"),
-    (boxes(extent=((1, 2**24 + 1),)), ValueError, r"extent\[0\].*16777216"),
-    (boxes(num_boxes=0), ValueError, "num_boxes"),
-    (boxes(placement="outside"), ValueError, "placement"),
-    (boxes(grid=(2, 2, 2, 2, 2)), ValueError, "grid"),
-    (boxes(grid=(1,)), ValueError, "grid"),
+    value_error("placement .*'centred' is now 'centered'", boxes(placement="centred")),
+    type_error(r"extent .*\(\(2, 4\),\)", boxes(extent=3)),
+    value_error(r"extent .*1 in all.*\(\(2, 4\),\)", boxes(extent=(2, 4))),
+    value_error(r"extent\[0\]", boxes(extent=((4, 2),))),
+    value_error(r"extent\[0\]", boxes(extent=(0,))),
+    type_error(r"extent\[0\]", boxes(extent=(2.0,))),
+    value_error(r"extent\[0\].*16777216", boxes(extent=(2**24 + 1,))),
+    value_error(r"extent\[0\].*16777216", boxes(extent=((1, 2**24 + 1),))),
+    value_error("num_boxes", boxes(num_boxes=0)),
+    value_error("placement", boxes(placement="outside")),
+    value_error("grid", boxes(grid=(2, 2, 2, 2, 2))),
+    value_error("grid", boxes(grid=(1,))),
     *(
-        (
-            functools.partial(jm.presets.wav2vec2, KEY, (length,), overlap=False),
-            ValueError,
-            f"span must be in .*{length - 1}",
+        value_error(
+            f"span must be in .*{length - 1}", jm.presets.wav2vec2, KEY, (length,), overlap=False
         )
         for length in (2, 10)
     ),
     *(
-        (functools.partial(jm.presets.wav2vec2, KEY, (100,), overlap=of), TypeError, "overlap")
+        type_error("overlap", jm.presets.wav2vec2, KEY, (100,), overlap=of)
         for of in (0, None, "no")
     ),
     # Sizes of a sample: options are checked against the whole grid.
-    (
-        lambda: jm.random_mask(KEY, (8, 8), mask_ratio=0.5, cell=(2, 2), within=(4, 4)),
-        ValueError,
-        "cell .*within",
+    value_error(
+        "cell .*within", jm.random_mask, KEY, (8, 8), mask_ratio=0.5, cell=(2, 2), within=(4, 4)
     ),
-    (
-        lambda: jm.ijepa_masks(KEY, (8, 8), sampling="reference", within=(4, 4)),
-        ValueError,
-        "within .*'reference'",
+    value_error(
+        "within .*'reference'", jm.ijepa_masks, KEY, (8, 8), sampling="reference", within=(4, 4)
     ),
     *(
-        (
-            functools.partial(
-                jm.vjepa_mask, KEY, (4, 8, 8), temporal_scale=(0.5, high), within=(4, 4, 4)
-            ),
-            ValueError,
+        value_error(
             "within .*temporal_scale",
+            jm.vjepa_mask,
+            KEY,
+            (4, 8, 8),
+            temporal_scale=(0.5, high),
+            within=(4, 4, 4),
         )
         for high in (0.5, 1.0)
     ),
-    (
-        lambda: jm.random_mask(KEY, (8, 8), num_masked=64, within=(4, 4)),
-        ValueError,
+    value_error(
         r"num_masked must be in \[1, 63\]",
+        jm.random_mask,
+        KEY,
+        (8, 8),
+        num_masked=64,
+        within=(4, 4),
     ),
-    (
-        lambda: jm.ijepa_masks(KEY, (4, 4), within=(4, 4)),
-        ValueError,
-        "guarantee the context 0 of 16 tokens",
-    ),
-    (
-        lambda: jm.span_mask(KEY, (8,), mask_ratio=0.5, span=8, within=(4,)),
-        ValueError,
-        "span must be in",
-    ),
+    value_error("guarantee the context 0 of 16 tokens", jm.ijepa_masks, KEY, (4, 4), within=(4, 4)),
+    value_error("span must be in", jm.span_mask, KEY, (8,), mask_ratio=0.5, span=8, within=(4,)),
     # Scores.
     *(
-        (functools.partial(jm.top_mask, scores, num_masked=1), TypeError, "scores must be .*got")
+        type_error("scores must be .*got", jm.top_mask, scores, num_masked=1)
         for scores in [
             np.ones(3, bool),
             np.ones(3, np.complex64),
@@ -538,101 +506,95 @@ REFUSALS = [
         ]
     ),
     *(
-        (functools.partial(jm.top_mask, jnp.ones(shape), num_masked=0), ValueError, SCORES_EMPTY)
+        value_error("scores must have axes", jm.top_mask, jnp.ones(shape), num_masked=0)
         for shape in [(), (0,), (3, 0)]
     ),
-    (top(num_masked=-1), ValueError, r"num_masked must be in \[0, 6\], got -1"),
-    (top(num_masked=7), ValueError, r"num_masked must be in \[0, 6\], got 7"),
-    (top(num_masked=2.0), TypeError, "num_masked must be an integer, got 2.0"),
+    value_error(r"num_masked must be in \[0, 6\], got -1", top(num_masked=-1)),
+    value_error(r"num_masked must be in \[0, 6\], got 7", top(num_masked=7)),
+    type_error("num_masked must be an integer, got 2.0", top(num_masked=2.0)),
     *(
-        (top(num_masked=count), TypeError, "num_masked must be an integer")
+        type_error("num_masked must be an integer", top(num_masked=count))
         for count in [True, None, (1, 2), np.float32(2), np.array(2.0)]
     ),
-    (top(num_masked=np.array([2])), ValueError, "num_masked must be one integer.*jax.vmap"),
-    (top(among=np.ones(6, bool)), ValueError, r"among .*\(2, 3\).*\(6,\)"),
-    (top(among=np.ones((3, 2), bool)), ValueError, r"among .*\(2, 3\).*\(3, 2\)"),
-    (top(among=np.ones((2, 3))), TypeError, "among must be a boolean array"),
+    value_error("num_masked must be one integer.*jax.vmap", top(num_masked=np.array([2]))),
+    value_error(r"among .*\(2, 3\).*\(6,\)", top(among=np.ones(6, bool))),
+    value_error(r"among .*\(2, 3\).*\(3, 2\)", top(among=np.ones((3, 2), bool))),
+    type_error("among must be a boolean array", top(among=np.ones((2, 3)))),
     # Options that are traced.
-    (
-        traced(lambda n: jm.block_mask(KEY, IMAGE, num_targets=n), 3),
-        TypeError,
+    type_error(
         "num_targets is traced; close over it or make it static",
+        traced(lambda n: jm.block_mask(KEY, IMAGE, num_targets=n), 3),
     ),
-    (
-        traced(lambda r: jm.random_mask(KEY, IMAGE, mask_ratio=r), 0.5),
-        TypeError,
+    type_error(
         r"mask_ratio is traced; close over it or make it static.*num_masked=jnp\.round",
+        traced(lambda r: jm.random_mask(KEY, IMAGE, mask_ratio=r), 0.5),
     ),
-    (
-        traced(lambda s: ijepa(target_scale=(s, s)), 0.1),
-        TypeError,
+    type_error(
         r"target_scale.* is traced.*jax\.lax\.switch",
+        traced(lambda s: ijepa(target_scale=(s, s)), 0.1),
     ),
-    (
-        traced(lambda size: listed(size=size), 3),
-        TypeError,
-        "size is traced; close over it or make it static",
+    type_error(
+        "size is traced; close over it or make it static", traced(lambda size: listed(size=size), 3)
     ),
-    (traced(lambda fill: take(INDICES, fill=fill), 1.0), TypeError, "fill is traced"),
+    type_error("fill is traced", traced(lambda fill: take(INDICES, fill=fill), 1.0)),
     # Counts of a mask, and index lists.
-    (lambda: clip(None, minimum=1), TypeError, r"\bmask\b"),
-    (lambda: clip(np.array(True), minimum=1), ValueError, r"\bmask\b"),
-    (lambda: clip(np.zeros((0, 4), bool), minimum=0), ValueError, r"\bmask\b"),
-    (lambda: clip_mask(minimum=5, among=MASK[0]), ValueError, r"\bamong\b"),
-    (lambda: clip_mask(minimum=5, among=MASK[:1]), ValueError, r"\bamong\b"),
-    (lambda: clip_mask(minimum=5, among=MASK.reshape(16)), ValueError, r"\bamong\b"),
-    (lambda: clip_mask(minimum=-1), ValueError, r"\bminimum\b"),
-    (lambda: clip_mask(minimum=17), ValueError, r"\bminimum\b"),
-    (lambda: clip_mask(minimum=3, maximum=2), ValueError, r"\bminimum\b"),
-    (lambda: clip_mask(minimum=None), TypeError, r"\bminimum\b"),
-    (lambda: clip_mask(minimum=2.0), TypeError, r"\bminimum\b"),
-    (lambda: clip_mask(minimum=True), TypeError, r"\bminimum\b"),
-    (lambda: clip_mask(minimum=jnp.float32(3)), TypeError, r"\bminimum .*float32.*astype\(int\)"),
-    (lambda: clip_mask(minimum=jnp.arange(3)), ValueError, r"\bminimum .*\(3,\).*jax\.vmap"),
-    (lambda: clip_mask(maximum=-1), ValueError, r"\bmaximum\b"),
-    (lambda: clip_mask(maximum=17), ValueError, r"\bmaximum\b"),
-    (lambda: clip_mask(maximum="4"), TypeError, r"\bmaximum\b"),
-    (lambda: clip_mask(maximum=NAN), TypeError, r"\bmaximum\b"),
-    (
-        lambda: clip_mask(minimum=jnp.float32(3), maximum=jnp.float32(3)),
-        TypeError,
+    type_error(r"\bmask\b", clip, None, minimum=1),
+    value_error(r"\bmask\b", clip, np.array(True), minimum=1),
+    value_error(r"\bmask\b", clip, np.zeros((0, 4), bool), minimum=0),
+    value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK[0]),
+    value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK[:1]),
+    value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK.reshape(16)),
+    value_error(r"\bminimum\b", clip_mask, minimum=-1),
+    value_error(r"\bminimum\b", clip_mask, minimum=17),
+    value_error(r"\bminimum\b", clip_mask, minimum=3, maximum=2),
+    type_error(r"\bminimum\b", clip_mask, minimum=None),
+    type_error(r"\bminimum\b", clip_mask, minimum=2.0),
+    type_error(r"\bminimum\b", clip_mask, minimum=True),
+    type_error(r"\bminimum .*float32.*astype\(int\)", lambda: clip_mask(minimum=jnp.float32(3))),
+    value_error(r"\bminimum .*\(3,\).*jax\.vmap", lambda: clip_mask(minimum=jnp.arange(3))),
+    value_error(r"\bmaximum\b", clip_mask, maximum=-1),
+    value_error(r"\bmaximum\b", clip_mask, maximum=17),
+    type_error(r"\bmaximum\b", clip_mask, maximum="4"),
+    type_error(r"\bmaximum\b", clip_mask, maximum=NAN),
+    type_error(
         r"maximum .*float32.*astype\(int\)",
+        lambda: clip_mask(minimum=jnp.float32(3), maximum=jnp.float32(3)),
     ),
-    (
-        lambda: clip_mask(minimum=jnp.arange(3), maximum=jnp.arange(3)),
-        ValueError,
+    value_error(
         r"maximum .*\(3,\).*jax\.vmap",
+        lambda: clip_mask(minimum=jnp.arange(3), maximum=jnp.arange(3)),
     ),
-    (lambda: jm.token_indices(None, size=1), TypeError, r"\bmask\b"),
-    (lambda: jm.token_indices(np.array(True), size=1), ValueError, r"\bmask\b"),
-    (lambda: listed(size=0), ValueError, r"\bsize\b"),
-    (lambda: listed(size=17), ValueError, r"\bsize\b"),
-    (lambda: listed(size=4.0), TypeError, r"\bsize\b"),
-    (lambda: listed(size=True), TypeError, r"\bsize\b"),
-    (lambda: listed(size=None), TypeError, r"\bsize\b"),
-    (lambda: listed(size=jnp.int32(4)), TypeError, r"\bsize\b"),
+    type_error(r"\bmask\b", jm.token_indices, None, size=1),
+    value_error(r"\bmask\b", jm.token_indices, np.array(True), size=1),
+    value_error(r"\bsize\b", listed, size=0),
+    value_error(r"\bsize\b", listed, size=17),
+    type_error(r"\bsize\b", listed, size=4.0),
+    type_error(r"\bsize\b", listed, size=True),
+    type_error(r"\bsize\b", listed, size=None),
+    type_error(r"\bsize\b", lambda: listed(size=jnp.int32(4))),
     # Tokens that are taken and put back.
-    (lambda: take(BATCHED), ValueError, r"\bindices\b.*jax\.vmap"),
-    (lambda: jm.take_tokens(TOKENS[None], BATCHED), ValueError, r"\bindices\b.*jax\.vmap"),
-    (lambda: put(BATCHED), ValueError, r"indices must be those of one mask.*jax\.vmap"),
+    value_error(r"\bindices\b.*jax\.vmap", take, BATCHED),
+    value_error(r"\bindices\b.*jax\.vmap", jm.take_tokens, TOKENS[None], BATCHED),
+    value_error(r"indices must be those of one mask.*jax\.vmap", put, BATCHED),
     *(
-        (functools.partial(take, wrong), TypeError, r"\bindices\b")
+        type_error(r"\bindices\b", take, wrong)
         for wrong in (tuple(INDICES), INDICES.indices, MASK, None)
     ),
-    (lambda: put(tuple(INDICES)), TypeError, "indices must be the TokenIndices"),
-    (lambda: take(FLOATS), TypeError, r"\bindices\b.*float64"),
-    (lambda: take(LONGS), TypeError, r"\bindices\b.*int64"),
+    type_error("indices must be the TokenIndices", put, tuple(INDICES)),
+    type_error(r"\bindices\b.*float64", take, FLOATS),
+    type_error(r"\bindices\b.*int64", take, LONGS),
     *(
-        (functools.partial(function, tokens, INDICES), TypeError, "tokens must be an array")
+        type_error("tokens must be an array", function, tokens, INDICES)
         for function in (jm.take_tokens, jm.put_tokens)
         for tokens in (None, 1.0, [[1.0]] * 6, "tokens")
     ),
-    (lambda: jm.take_tokens(TOKENS[0], INDICES), ValueError, r"\btokens\b"),
+    value_error(r"\btokens\b", jm.take_tokens, TOKENS[0], INDICES),
     *(
-        (
-            functools.partial(jm.take_tokens, np.zeros(shape, np.float32), INDICES),
-            ValueError,
+        value_error(
             rf"tokens must have shape \[\.\.\., 16, D\].*{advice}",
+            jm.take_tokens,
+            np.zeros(shape, np.float32),
+            INDICES,
         )
         for shape, advice in [
             ((17, 2), "class token"),
@@ -642,27 +604,26 @@ REFUSALS = [
         ]
     ),
     *(
-        (
-            functools.partial(jm.put_tokens, np.ones(shape, np.float32), TWO_LISTED),
-            ValueError,
+        value_error(
             r"tokens must have shape \[\.\.\., 3, D\], got \(",
+            jm.put_tokens,
+            np.ones(shape, np.float32),
+            TWO_LISTED,
         )
         for shape in [(3, 5, 2), (5, 2)]
     ),
-    (
-        lambda: jm.take_tokens(TOKENS, jm.token_indices(masks_of_mask, size=3)),
-        ValueError,
+    value_error(
         r"tokens must have .*48, D.*jax\.vmap",
+        lambda: jm.take_tokens(TOKENS, jm.token_indices(masks_of_mask, size=3)),
     ),
-    (
+    value_error(
+        r"tokens must have .*784, D.*jax\.vmap",
         lambda: jm.take_tokens(
             np.zeros((196, 2), np.float32), jm.token_indices(np.ones((4, 14, 14), bool), size=42)
         ),
-        ValueError,
-        r"tokens must have .*784, D.*jax\.vmap",
     ),
     *(
-        (call, error, message)
+        refused(error, message, call)
         for dtype, fill, error, message in [
             (np.int8, 128, ValueError, "int8 tokens can hold, got 128"),
             (np.int8, 10**30, ValueError, "int8 tokens can hold"),
@@ -682,46 +643,38 @@ REFUSALS = [
         ]
         for call in filling(dtype, fill)
     ),
-    (
-        lambda: take(INDICES, fill=jnp.float32(1)),
-        TypeError,
-        r"fill must be a number, got float32\[\]",
+    type_error(
+        r"fill must be a number, got float32\[\]", lambda: take(INDICES, fill=jnp.float32(1))
     ),
     *(
-        (
-            functools.partial(
-                jm.put_tokens, np.ones((3, 3), np.float32), TWO_LISTED, fill=np.ones(shape)
-            ),
-            ValueError,
+        value_error(
             r"fill must be a number or of shape \(3,\) or \(1, \.\.\., 3\), got shape \(",
+            jm.put_tokens,
+            np.ones((3, 3), np.float32),
+            TWO_LISTED,
+            fill=np.ones(shape),
         )
         for shape in [(2,), (1,), (2, 3), (3, 1), (1, 2)]
     ),
     # The host side.
-    (lambda: jm.to_mask_spec(None), TypeError, r"\bmask\b"),
-    (lambda: jm.to_mask_specs(None), TypeError, r"\bmasks\b"),
-    (lambda: jm.mask_statistics(None), TypeError, r"\bmasks\b"),
-    (lambda: jm.to_mask_spec(np.zeros(4, bool)), jm.EmptyTargetError, r"\btarget\b"),
-    (lambda: jm.to_mask_spec(np.ones((2, 2), bool)), jm.EmptyContextError, r"\bcontext\b"),
-    (lambda: jm.to_mask_spec(np.array(True)), ValueError, r"\bmask\b"),
-    (lambda: jm.to_mask_specs(np.array([[1, 0], [0, 0]], bool)), jm.EmptyTargetError, r"\b1\b"),
-    (lambda: jm.to_mask_specs(np.array([[1, 0], [1, 1]], bool)), jm.EmptyContextError, r"\b1\b"),
-    (lambda: jm.to_mask_specs(np.array([True, False])), ValueError, r"\bmasks\b"),
-    (
-        lambda: jm.mask_statistics(np.ones(4, bool)),
-        ValueError,
-        r"masks must have shape \(batch, \*grid\), got \(4,\)",
+    type_error(r"\bmask\b", jm.to_mask_spec, None),
+    type_error(r"\bmasks\b", jm.to_mask_specs, None),
+    type_error(r"\bmasks\b", jm.mask_statistics, None),
+    refused(jm.EmptyTargetError, r"\btarget\b", jm.to_mask_spec, np.zeros(4, bool)),
+    refused(jm.EmptyContextError, r"\bcontext\b", jm.to_mask_spec, np.ones((2, 2), bool)),
+    value_error(r"\bmask\b", jm.to_mask_spec, np.array(True)),
+    refused(jm.EmptyTargetError, r"\b1\b", jm.to_mask_specs, np.array([[1, 0], [0, 0]], bool)),
+    refused(jm.EmptyContextError, r"\b1\b", jm.to_mask_specs, np.array([[1, 0], [1, 1]], bool)),
+    value_error(r"\bmasks\b", jm.to_mask_specs, np.array([True, False])),
+    value_error(
+        r"masks must have shape \(batch, \*grid\), got \(4,\)", jm.mask_statistics, np.ones(4, bool)
     ),
     *(
-        (
-            functools.partial(jm.mask_statistics, np.ones(shape, bool)),
-            ValueError,
-            "masks .* none of length 0",
-        )
+        value_error("masks .* none of length 0", jm.mask_statistics, np.ones(shape, bool))
         for shape in [(4, 0), (0, 4), (0, 2, 3)]
     ),
     *(
-        (functools.partial(jm.mask_statistics, masks), TypeError, f"boolean array, got {got}")
+        type_error(f"boolean array, got {got}", jm.mask_statistics, masks)
         for masks, got in [
             (np.ones((2, 4), np.int32), "int32"),
             (jnp.ones((2, 4)), "float32"),
@@ -729,10 +682,10 @@ REFUSALS = [
         ]
     ),
     *(
-        (
-            functools.partial(transform(jm.mask_statistics), np.ones((2, 4, 4), bool)),
-            TypeError,
+        type_error(
             "masks is traced.*token_indices",
+            transform(jm.mask_statistics),
+            np.ones((2, 4, 4), bool),
         )
         for transform in (jax.jit, jax.vmap)
     ),

@@ -167,12 +167,7 @@ def test_every_float16_stands_in_its_place():
 
 
 def test_the_lowest_scores_tie_with_tokens_outside():
-    lowest = {
-        "float32": [np.nan, -np.inf],
-        "int32": [-(2**31)],
-        "uint32": [0],
-        "int8": [-128],
-    }
+    lowest = {"float32": [np.nan, -np.inf], "int32": [-(2**31)], "uint32": [0], "int8": [-128]}
     pool = np.array([False, True, False, True, True, False])
     for name, values in lowest.items():
         for value in values:
