@@ -26,7 +26,7 @@ KEY = jax.random.key(0)
             ((5, 5), 1, (None, None)),
             ((8, 64), 1, (None, 3)),
         ],
-        fast=3,
+        fast=2,
     ),
 )
 def test_box_mask_is_its_definition(grid, num_boxes, extent, placement):

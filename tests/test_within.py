@@ -264,7 +264,11 @@ def test_every_size_gives_the_masks_of_the_static_call(case):
                     np.testing.assert_array_equal(one[i], padded(other[i], case.grid), str(size))
 
 
-def check_a_size_in_a_larger_grid(case, data):
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LARGE, ids=repr)
+@hypothesis.settings(max_examples=150)
+@hypothesis.given(data=st.data())
+def test_many_sizes_in_larger_grids(case, data):
     """Four consecutive keys, each with a size of its own."""
     keys, words = keys_and_words()
     first = data.draw(st.integers(0, _BATCH - 4), "first key")
@@ -273,21 +277,6 @@ def check_a_size_in_a_larger_grid(case, data):
     masks = sample(case, keys[first : first + 4], sizes)
     assert_defined(case, masks, words[first : first + 4], sizes)
     assert_sides_hold(case, masks, sizes)
-
-
-@pytest.mark.parametrize("case", LARGE[:1], ids=repr)
-@hypothesis.settings(max_examples=10)
-@hypothesis.given(data=st.data())
-def test_sizes_in_larger_grids(case, data):
-    check_a_size_in_a_larger_grid(case, data)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", LARGE, ids=repr)
-@hypothesis.settings(max_examples=150)
-@hypothesis.given(data=st.data())
-def test_many_sizes_in_larger_grids(case, data):
-    check_a_size_in_a_larger_grid(case, data)
 
 
 @pytest.mark.parametrize(
