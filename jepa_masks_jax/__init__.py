@@ -38,8 +38,8 @@ Invalid options raise before anything is traced. Counts in arrays and `within` a
 - JEPA: `ijepa_masks`, `ijepa_counts`, `vjepa_mask`.
 - Random tokens, and tokens by score: `random_mask`, `random_tube_mask`, `top_mask`.
 - BEiT, DINOv2 and CAPI: `blockwise_mask`, `inverse_block_mask`.
-- Spans of a sequence: `span_mask`. Object slots: `object_mask`. Boxes for a strategy of your own:
-  `box_mask`.
+- Spans of a sequence, of one length or as T5's: `span_mask`, `random_span_mask`. Object slots:
+  `object_mask`. Boxes for a strategy of your own: `box_mask`.
 - Published settings: `jepa_masks_jax.presets`.
 - From masks to tokens: `token_indices`, `take_tokens`, `put_tokens`, `clip_count`,
   `squared_distance`. Several samples in one row: `balanced_order`.
@@ -99,6 +99,7 @@ from jepa_masks_jax._strategies.ijepa import IjepaCounts, ijepa_counts, ijepa_ma
 from jepa_masks_jax._strategies.inverse_block import inverse_block_mask
 from jepa_masks_jax._strategies.multi_block import multi_block_mask
 from jepa_masks_jax._strategies.random import object_mask, random_mask, random_tube_mask
+from jepa_masks_jax._strategies.random_span import random_span_mask
 from jepa_masks_jax._strategies.span import span_mask
 from jepa_masks_jax._strategies.spatiotemporal import spatiotemporal_mask
 from jepa_masks_jax._strategies.top import top_mask
@@ -126,6 +127,7 @@ __all__ = [
     "inverse_block_mask",
     # Spans of a sequence, object slots, boxes
     "span_mask",
+    "random_span_mask",
     "object_mask",
     "box_mask",
     # Published settings

@@ -1,0 +1,194 @@
+"""Random spans: an exact count of tokens in an exact count of spans, as T5 masks text."""
+
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jepa_masks_jax import _check, _counts, _draws, _subsets, _tracing, _within
+
+
+def random_span_mask(
+    key: jax.Array,
+    grid: _check.Grid,
+    *,
+    mask_ratio: _check.Real | _check.Range | None = None,
+    num_masked: _check.CountOrRange | None = None,
+    mean_span: _check.Real | None = None,
+    num_spans: _check.Count | None = None,
+    ends: str = "free",
+    within: _check.Within | None = None,
+) -> jax.Array:
+    """Samples exactly `n` tokens of a sequence in exactly `s` spans of random lengths.
+
+        .###...##.....####..     #  target    .  context
+                                 (num_masked=9, num_spans=3)
+
+    Every such mask is equally likely. On a sequence of `L` tokens there are
+    `C(n - 1, s - 1) * C(L - n + 1, s)` of them, because `s - 1` of the `n - 1` seams between masked
+    tokens are cut, and the spans stand in `s` of the `L - n + 1` gaps between context tokens.
+
+    - `n` is what `mask_ratio` or `num_masked` gives, as in `random_mask`: a ratio, a count, a pair
+      to sample from, or an array. It is at least 1 and at most `L - 1`.
+    - `s` is `num_spans`, or `round(n / mean_span)`, half to even; then it is clamped into
+      `[1, min(n, L - n + 1)]`. A decimal `mean_span` is taken exactly: 1.2 is 6/5.
+    - With `ends="t5"` the first token is context and the last one is masked, which is T5's own law.
+      Then `s` is at most `min(n, L - n)`, and there are `C(n - 1, s - 1) * C(L - n - 1, s - 1)`.
+
+    Spans never touch. For spans of one fixed length use `span_mask`.
+
+    Args:
+        key: a single PRNG key.
+        grid: `(length,)`, at least two tokens.
+        mask_ratio: fraction of the tokens to mask, in `(0, 1)`, or a pair `(min, max)`.
+        num_masked: count of tokens to mask, from 1 to `length - 1`; or a pair `(min, max)`, from
+            which it is sampled uniformly, both included; or an integer array of shape (), traced or
+            not, clamped into that range. Exactly one of `mask_ratio` and `num_masked` is given.
+        mean_span: mean length of the spans, at least 1.
+        num_spans: count of spans, from 1 to `(length + 1) // 2`, or to `length // 2` with T5's
+            ends; or an integer array of shape (), traced or not. Exactly one of `mean_span` and
+            `num_spans` is given.
+        ends: `"free"`, or `"t5"`: context first and a span last.
+        within: the real length of a sample that is shorter than the grid, `(length,)`: an int, or
+            an integer array of shape `(1,)`, traced or not, clamped into `[1, length]`. The mask is
+            the one that `grid=within` gives with the same key, False outside, and the context is
+            `inside(grid, within) & ~mask`.
+
+    Returns:
+        bool[length], True at the target tokens. The context is its complement.
+
+    Raises:
+        TypeError: if `key` is not a key, an option is of the wrong type, or both or neither of
+            `mask_ratio` and `num_masked`, or of `mean_span` and `num_spans`, are given.
+        ValueError: if an option is out of its range.
+
+    Notes:
+        With T5's ends and one span, the mask is always the last `n` tokens. So are all masks of
+        T5's setting (ratio 0.15, mean 3) on texts of up to 30 tokens. For those use `ends="free"`.
+
+        If there is only one real token, the mask is empty.
+
+        The seven settings of UL2, all with `ends="t5"`:
+
+            R    mask_ratio=0.15, mean_span=3      mask_ratio=0.15, mean_span=8
+            X    mask_ratio=0.5,  mean_span=3      mask_ratio=0.5,  mean_span=8
+                 mask_ratio=0.15, mean_span=64     mask_ratio=0.5,  mean_span=64
+            S    mask_ratio=0.25, num_spans=1
+
+        Masks from a Markov chain along time, whose masked and context runs have geometric lengths,
+        have the same law once their count, their number of spans and their ends are given.
+
+    Source:
+        Raffel et al. (2020), "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+        Transformer", section 3.3.4; `random_spans_noise_mask` of `t5/data/preprocessors.py` of
+        github.com/google-research/text-to-text-transfer-transformer.
+        Tay et al. (2022), "UL2: Unifying Language Learning Paradigms", section 3.1.
+        Chen et al. (2024), "F5-TTS: A Fairytaler that Fakes Fluent and Faithful Speech with Flow
+        Matching"; `mask_from_frac_lengths` of `src/f5_tts/model/utils.py` of
+        github.com/SWivid/F5-TTS.
+        Zerveas et al. (2021), "A Transformer-based Framework for Multivariate Time Series
+        Representation Learning", section 3.2.
+
+    Example:
+        >>> mask = random_span_mask(jax.random.key(0), (512,), mask_ratio=0.15, mean_span=3)
+        >>> first = mask & ~jnp.append(False, mask[:-1])  # the first token of each span
+        >>> int(mask.sum()), int(first.sum())
+        (77, 26)
+
+        T5's inputs of `L - n + s` and targets of `n + s` tokens: a sentinel stands for each span in
+        the one, and for each run of context in the other. Both lengths are static.
+
+        >>> import jepa_masks_jax as jm
+        >>> def with_sentinels(tokens, mask, size):
+        ...     first = mask & ~jnp.append(False, mask[:-1])
+        ...     tokens = jnp.where(first, 32_100 - jnp.cumsum(first), tokens)
+        ...     return tokens[jm.token_indices(~mask | first, size=size).indices]
+        >>> options = {"num_masked": 5, "num_spans": 2, "ends": "t5"}
+        >>> mask = random_span_mask(jax.random.key(0), (12,), **options)
+        >>> with_sentinels(jnp.arange(12), mask, 12 - 5 + 2).tolist()
+        [0, 1, 2, 3, 4, 32099, 8, 9, 32098]
+        >>> with_sentinels(jnp.arange(12), ~mask, 5 + 2).tolist()
+        [32099, 5, 6, 7, 32098, 10, 11]
+
+        Padded speech: one span of 70 to 100 % of each utterance, but at least one frame stays.
+
+        >>> def sample(key, length):
+        ...     options = {"mask_ratio": (0.7, 0.999), "num_spans": 1, "within": (length,)}
+        ...     return random_span_mask(key, (200,), **options)
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> jax.vmap(sample)(keys, jnp.array([200, 75, 30])).sum(1).tolist()
+        [190, 52, 29]
+    """
+    key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
+    (length,) = grid
+    mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, length)
+    ends = _check.choice("ends", ends, ("free", "t5"), {})
+    if (mean_span is None) == (num_spans is None):
+        raise TypeError(
+            f"exactly one of mean_span and num_spans must be given, got {mean_span!r} and "
+            f"{num_spans!r}; if a preset has bound one, pass mean_span=None or num_spans=None"
+        )
+    if mean_span is not None:
+        mean_span = _check.real("mean_span", mean_span, _NUM_SPANS_INSTEAD)
+        if mean_span < 1:
+            raise ValueError(f"mean_span must be at least 1, got {mean_span}")
+    else:
+        num_spans = _check.count("num_spans", num_spans, 1, (length + (ends == "free")) // 2)
+    sides = _check.within(within, grid)
+    return _random_span_mask(
+        key, grid, mask_ratio, num_masked, mean_span, num_spans, ends == "t5", sides
+    )
+
+
+_NUM_SPANS_INSTEAD = (
+    ", or give num_spans=jnp.round(n / mean_span).astype(int), which may be traced, and "
+    "mean_span=None if a preset has bound it"
+)
+
+
+def _plan_spans(masked: np.ndarray, mean_span: float) -> np.ndarray:
+    """Plans the count of spans, `masked / mean_span` rounded half to even."""
+    # Python's own integers, because the products may exceed 64 bits.
+    numerator, denominator = Fraction(str(mean_span)).as_integer_ratio()
+    times = masked.astype(object) * denominator
+    whole, rest = times // numerator, times % numerator
+    return whole + (2 * rest + whole % 2 > numerator)
+
+
+@_tracing.jit
+def _random_span_mask(
+    key: jax.Array,
+    grid: tuple[int, ...],
+    mask_ratio: Any,
+    num_masked: Any,
+    mean_span: float | None,
+    num_spans: Any,
+    is_t5: bool,
+    within: Any,
+) -> jax.Array:
+    (length,) = _within.real_part(grid, within).sides
+    words = _draws.random_words(key, 2 * grid[0])
+    # A word for each seam and each gap. Nothing is cut before the first token: its word is free.
+    seam_words, gap_words = words[::2], words[1::2]
+    masked = _counts.sample_masked(seam_words[0], length, mask_ratio, num_masked, largest=grid[0])
+    context = length - masked
+    if mean_span is not None:
+        num_spans = _tracing.planned(_plan_spans, masked, mean_span, largest=grid[0])
+    gaps = context if is_t5 else context + 1
+    spans = _counts.clamp(jnp.asarray(num_spans), 1, jnp.minimum(masked, gaps))
+    place = lax.iota(jnp.int32, grid[0])
+    cut = _subsets.random_subset(seam_words, (place > 0) & (place < masked), spans - 1)
+    if is_t5:
+        inner = (place > 0) & (place < context)
+        gap = _subsets.random_subset(gap_words, inner, spans - 1) | (place == context)
+    else:
+        gap = _subsets.random_subset(gap_words, place <= context, spans)
+    # How many context tokens stand before each span, in order.
+    before = jnp.sort(jnp.where(gap, place, grid[0]))
+    moved = place + before[jnp.cumsum(cut, dtype=jnp.int32)]
+    moved = jnp.where(place < masked, moved, grid[0])
+    none = _tracing.vary_as(jnp.zeros(grid[0] + 1, bool), moved)
+    return none.at[moved].set(True, mode="promise_in_bounds")[:-1]
