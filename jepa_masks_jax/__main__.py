@@ -52,6 +52,7 @@ STRATEGIES = {
     "blockwise_mask": Strategy(jm.presets.beit, "BEiT"),
     "inverse_block_mask": Strategy(jm.presets.capi, "CAPI"),
     "span_mask": Strategy(jm.presets.wav2vec2, "wav2vec 2.0", SEQUENCE),
+    "random_span_mask": Strategy(jm.presets.t5, "T5", SEQUENCE),
     "object_mask": Strategy(jm.object_mask, "C-JEPA", (7,)),
     "box_mask": Strategy(
         functools.partial(jm.box_mask, num_boxes=4, extent=((2, 6), (2, 6))), "boxes"
@@ -69,7 +70,7 @@ GRIDS = {
     "simmim": (48, 48),
 }
 """Default grids of presets; one that is not named has its strategy's."""
-MAX_TOKENS = 2**27
+MAX_BATCH_TOKENS = 2**27
 """A batch of more tokens may not fit in memory."""
 
 REFUSALS = ValueError, TypeError, OverflowError, OSError, MemoryError, jax.errors.JaxRuntimeError
@@ -266,8 +267,8 @@ def sample(name: str, args: argparse.Namespace) -> Batch:
     """Samples a batch of one strategy's masks in one jitted call."""
     function = STRATEGIES[name].function if name in STRATEGIES else PRESETS[name]
     grid = args.grid or default_grid(name)
-    if args.batch * math.prod(grid) > MAX_TOKENS:
-        limit = f"--batch times the tokens of --grid must be at most {MAX_TOKENS}"
+    if args.batch * math.prod(grid) > MAX_BATCH_TOKENS:
+        limit = f"--batch times the tokens of --grid must be at most {MAX_BATCH_TOKENS}"
         raise ValueError(f"{limit}, got {args.batch} times {by(grid)}")
     if args.image is not None and args.strategy == name and len(grid) == 1:
         raise ValueError(f"--image needs the grid of an image or a video, got {by(grid)}")

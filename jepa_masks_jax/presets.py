@@ -53,6 +53,7 @@ from jepa_masks_jax._strategies.blockwise import blockwise_mask
 from jepa_masks_jax._strategies.ijepa import ijepa_masks
 from jepa_masks_jax._strategies.inverse_block import inverse_block_mask
 from jepa_masks_jax._strategies.random import object_mask, random_mask, random_tube_mask
+from jepa_masks_jax._strategies.random_span import random_span_mask
 from jepa_masks_jax._strategies.span import span_mask
 from jepa_masks_jax._strategies.vjepa import vjepa_mask
 
@@ -68,6 +69,7 @@ __all__ = [
     "mae_st",
     "pixio",
     "simmim",
+    "t5",
     "videomae_tube",
     "vjepa21_image",
     "vjepa_long_range",
@@ -263,4 +265,16 @@ within 0.01.""",
     "    `fairseq/models/hubert/hubert.py`",
     mask_ratio=0.8,
     span=10,
+)
+
+t5 = _preset(
+    random_span_mask,
+    """Samples T5's target: on 512 tokens, 77 tokens in 26 spans.
+
+A recipe has its inputs and targets, and UL2's settings: `.github/RECIPES.md`, "T5 and UL2".""",
+    "github.com/google-research/text-to-text-transfer-transformer, `t5/data/preprocessors.py`,\n"
+    "    `random_spans_noise_mask`",
+    mask_ratio=0.15,
+    mean_span=3.0,
+    ends="t5",
 )

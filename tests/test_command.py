@@ -32,6 +32,7 @@ STRATEGIES = {
     "blockwise_mask": IMAGE,
     "inverse_block_mask": IMAGE,
     "span_mask": SEQUENCE,
+    "random_span_mask": SEQUENCE,
     "object_mask": SLOTS,
     "box_mask": IMAGE,
     "block_mask": IMAGE,
@@ -54,6 +55,7 @@ PRESETS = {
     "capi": ("inverse_block_mask", (16, 16)),
     "wav2vec2": ("span_mask", SEQUENCE),
     "hubert": ("span_mask", SEQUENCE),
+    "t5": ("random_span_mask", SEQUENCE),
     "cjepa": ("object_mask", SLOTS),
 }
 PICTURES = Path(__file__).parents[1] / ".github" / "images"
@@ -239,8 +241,8 @@ def test_the_table_and_the_tiles_show_every_strategy(run, shown, monkeypatch):
         command, "save", lambda figure, file: (figures.append(figure), save(figure, file))
     )
     lines = run("--batch 2").splitlines()
-    assert len(lines) == 16
-    rows = [line.split() for line in lines[2:14]]
+    assert len(lines) == 17
+    rows = [line.split() for line in lines[2:15]]
     assert [row[0] for row in rows] == list(STRATEGIES)
     assert [row[1] for row in rows] == ["x".join(map(str, grid)) for grid in STRATEGIES.values()]
     table = dict(zip(STRATEGIES, rows, strict=True))
@@ -254,11 +256,11 @@ def test_the_table_and_the_tiles_show_every_strategy(run, shown, monkeypatch):
 
     np.testing.assert_array_equal(shown[0][0], context[0])
     np.testing.assert_array_equal(shown[0][1], targets[0])
-    assert [call[0].ndim for call in shown] == [2] * 10 + [1] * 2 + [2] * 6
-    assert [call[2]["image"] is None for call in shown] == [False] * 10 + [True] * 2 + [False] * 6
+    assert [call[0].ndim for call in shown] == [2] * 10 + [1] * 3 + [2] * 6
+    assert [call[2]["image"] is None for call in shown] == [False] * 10 + [True] * 3 + [False] * 6
 
     _, figure = figures
-    tiles = figure.axes[:12]
+    tiles = figure.axes[:13]
     assert [tile.texts[0].get_text() for tile in tiles] == list(STRATEGIES)
     assert [tile.get_title(loc="left") for tile in tiles][:3] == ["I-JEPA", "V-JEPA", "MAE"]
     boxes = [tile.texts[0].get_window_extent() for tile in tiles]
