@@ -104,7 +104,7 @@ def test_presets_are_strategies_with_options_bound():
         for name, value in vars(jm.presets).items()
         if isinstance(value, functools.partial)
     }
-    assert len(presets) == 16
+    assert len(presets) == 17
     assert sorted(jm.presets.__all__) == sorted(presets)
     for preset in presets.values():
         assert preset.func in FUNCTIONS

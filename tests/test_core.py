@@ -346,9 +346,10 @@ def test_sides_worked_by_hand():
         ((12, 12), 0.473, 1.0625, (8, 8)),  # n = 68: sqrt(68 * 1.0625) = 8.5, sqrt(64) = 8
     ]:
         blocks = jepa_blocks([math.prod(grid) * scale] * 2, (aspect, aspect))
+        count, _ = blocks.counts.floors
+        assert set(_sizes.all_sides(count, blocks.aspects, grid, keep_area=True)) == {sides}
         for word in words(6, 3, 2):
             assert sample(*word, blocks, grid) == sides
-            assert set(_sizes.reached_sides(blocks, grid, keep_area=True)) == {sides}
 
 
 @pytest.mark.slow
