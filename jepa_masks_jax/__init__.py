@@ -14,17 +14,21 @@ Write a function of one key for one sample, and let `jax.vmap` make the batch:
 >>> seen.indices.shape, seen.valid.shape, targets.shape
 ((256, 64), (256, 64), (256, 4, 14, 14))
 
-A mask's name says what its True tokens are. `context` marks what the encoder sees, `target` what
+A mask is named after what its True tokens are. `context` marks what the encoder sees, `target` what
 the predictor must predict. Strategies that return one mask return the target, and the context is
-`~target`. Options are keyword-only and static, except the counts and sides that may be arrays.
-Invalid options raise before anything is traced. Counts in arrays and `within` are clamped instead.
+`~target`.
+
+Options are keyword-only and static: they are part of the compiled program. Only counts and `within`
+may also be traced arrays. An invalid static option raises, with a one-line message, when the
+function is called, and inside `jit` while it is traced. Values in arrays cannot be checked: they
+are clamped to the valid range.
 
 ## From a mask to tokens and back
 
     mask      bool[2, 4]   . # # .
                            # . . .
       |  token_indices(mask, size=4)
-    indices   int32[4]     1 2 4 8              8 is no token: padding
+    indices   int32[4]     1 2 4 8              8 = one past the last token, i.e. padding
     valid     bool[4]      T T T F
       |  take_tokens(tokens, indices)           tokens: [8, D]
     taken     [4, D]       t1 t2 t4 0
@@ -32,6 +36,15 @@ Invalid options raise before anything is traced. Counts in arrays and `within` a
     outputs   [4, D]       y1 y2 y4 ?
       |  put_tokens(outputs, indices, fill=m)   m: a mask token
     placed    [8, D]       m y1 y2 m  y4 m m m
+
+## Rows
+
+The counts of block masks vary, and a list has one length: a short one drops tokens, a long one
+computes padding. Several samples in one row of static length do neither, because
+`balanced_order` puts samples together so that all rows hold about as many tokens. A row of masks,
+bool[G, *grid], is one mask to `token_indices`; `indices // N` is the sample of each token, with `N`
+tokens to a grid; and each token attends to those of its own sample. `help(jm.balanced_order)` has
+an example, and `.github/ROWS.md` of the repository a complete step.
 
 ## Functions
 
@@ -51,7 +64,7 @@ Invalid options raise before anything is traced. Counts in arrays and `within` a
 ## Samples of different sizes
 
 With `within=sides`, a sample smaller than the grid gets the mask of its own size, in the first rows
-and columns; one compilation serves all sizes, and `inside` tells real tokens from padding. With
+and columns. One compilation serves all sizes, and `inside` tells real tokens from padding. With
 `among=has_data`, random tokens are chosen only from those that a sample has.
 
 ## Reproducibility
@@ -63,16 +76,16 @@ tests compare stored hashes, and a change of one is a breaking change.
 - Restarts: with the key `jax.random.fold_in(key, step)`, split for the batch, a mask depends only
   on the key, the step, and the sample's place in the batch.
 - Devices: shard the keys as you shard the batch. Each device then samples the masks of its own
-  samples, without communication. Under a mesh with explicit axes, shard tokens, index lists and
-  counts alike. Do not replicate one key under `shard_map`: every device would sample the same
-  masks.
+  samples, without communication. Under a mesh with explicit axes, tokens, index lists and counts
+  must carry the same sharding. Do not replicate one key under `shard_map`: every device would
+  sample the same masks.
 - Hosts: split the key for the global batch, and index the host's part. If each host splits the same
   key for its own batch, all hosts get the same masks.
 - Data workers: sample a batch at a time. With `multiprocessing`, choose `spawn`: a process forked
   after a JAX call can hang.
 - Other generators: all this holds for threefry keys with `jax_threefry_partitionable` on, both
-  JAX's defaults. With it off, the masks differ. Keys such as `rbg` give valid masks, but JAX does
-  not promise the same ones under `vmap`.
+  JAX's defaults. With it off, the masks differ. Keys such as `rbg` give valid masks, but under
+  `vmap` JAX draws the bits of the whole batch from its first key, so the others do not count.
 - Exports: a function saved by `jax.export` keeps its masks. A JAX more than six months newer reads
   it only with `jax_export_deserialize_expired_versions` set.
 """
@@ -109,7 +122,7 @@ from jepa_masks_jax._tokens import put_tokens, take_tokens, token_indices
 from jepa_masks_jax._types import ContextTargetMasks, TokenIndices
 from jepa_masks_jax._within import inside
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     # JEPA

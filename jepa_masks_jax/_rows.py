@@ -13,7 +13,7 @@ from jepa_masks_jax import _check, _draws, _tracing
 def balanced_order(key: jax.Array, counts: _check.Array, *, rows: _check.Int) -> jax.Array:
     """Orders a group of samples, so that rows of consecutive samples have about equal totals.
 
-    A *row* is an index list that holds the tokens of several samples. For a group of `B` samples
+    A row is an index list that holds the tokens of several samples. For a group of `B` samples
     and `R` rows, each row has `G = B / R` samples:
 
     ```

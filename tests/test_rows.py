@@ -344,7 +344,7 @@ def test_outputs_and_gradients_of_a_packed_encoder_equal_those_of_each_sample_al
 
 # Complete steps, as the page shows them
 
-PAGE = Path(__file__).parents[1] / ".github" / "ROWS_DRAFT.md"
+PAGE = Path(__file__).parents[1] / ".github" / "ROWS.md"
 pages = pytest.mark.skipif(not PAGE.exists(), reason="the page is not beside the tests")
 
 

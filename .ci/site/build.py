@@ -30,6 +30,7 @@ from jepa_masks_jax import __main__ as command  # noqa: E402
 from jepa_masks_jax import plotting  # noqa: E402
 
 GUIDES = {
+    "rows": ROOT / ".github" / "ROWS.md",
     "recipes": ROOT / ".github" / "RECIPES.md",
     "models": ROOT / ".github" / "MODELS.md",
 }

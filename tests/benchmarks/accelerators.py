@@ -191,6 +191,7 @@ def strategy_rows():
         row("capi", jm.presets.capi, LARGER),
         row("beit", jm.presets.beit, IMAGE, IMAGE, 75),
         row("wav2vec2", jm.presets.wav2vec2, SEQUENCE, SEQUENCE, 79),
+        row("t5", jm.presets.t5, (512,), (512,), 77),
         row("simmim", jm.presets.simmim, (48, 48), (6, 6), 22),
         row("mae", jm.presets.mae, IMAGE, IMAGE, 147),
         row("videomae_tube", jm.presets.videomae_tube, VIDEO, VIDEO[1:], 230),
@@ -199,7 +200,7 @@ def strategy_rows():
 
 
 def sized_rows():
-    """Lists strategies whose true sides are traced, beside those that fill the grid."""
+    """Lists strategies whose real sides are traced, beside those that fill the grid."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
     def row(name, strategy, grid):
@@ -259,9 +260,21 @@ def token_rows():
     scores = jax.ShapeDtypeStruct(LARGER, jnp.float32)
     functions = {"top_mask": functools.partial(jm.top_mask, num_masked=64)}
     rows.append(("`top_mask` 16x16, 64", functions, [scores]))
+    functions = {"top_mask": with_key(lambda k, s: jm.top_mask(s, num_masked=64, key=k))}
+    rows.append(("`top_mask` 16x16, 64, with a key", functions, [key, scores]))
     functions = {"squared_distance": jm.squared_distance}
     rows.append(("`squared_distance` 16x16", functions, [jax.ShapeDtypeStruct(LARGER, jnp.bool_)]))
     return rows
+
+
+def group_rows():
+    """Lists what takes a whole batch, as `strategy_rows` does."""
+    key, counts = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((256,), jnp.int32)
+    functions = {
+        "balanced_order": with_key(functools.partial(jm.balanced_order, rows=128)),
+        "`jax.random.permutation`": with_key(lambda key, counts: jax.random.permutation(key, 256)),
+    }
+    return [("`balanced_order` of 256 samples in 128 rows", functions, [key, counts])]
 
 
 def main():
@@ -276,9 +289,11 @@ def main():
 
     print(f"| batch {args.batch} | {UNITS[args.accelerator]} | plain code |")
     print("|---|---:|---|")
-    for label, functions, shapes in [*strategy_rows(), *sized_rows(), *token_rows()]:
+    rows = [*strategy_rows(), *sized_rows(), *token_rows()]
+    compiled = [(*row, args.batch) for row in rows] + [(*row, 1) for row in group_rows()]
+    for label, functions, shapes, batch in compiled:
         costs = [
-            total(*computations(compiled_text(function, shapes, args.batch, device)), cost)
+            total(*computations(compiled_text(function, shapes, batch, device)), cost)
             for function in functions.values()
         ]
         others = zip(list(functions)[1:], costs[1:], strict=True)

@@ -19,7 +19,7 @@ flags = pytest.importorskip("absl.flags")
 flags.FLAGS.mark_as_parsed()  # which Grain 0.2.18 needs in a program that is no absl app
 
 GRID, BATCH = (14, 14), 8
-README = Path(__file__).parents[1] / "benchmarks" / "README.md"
+README = Path(__file__).parents[2] / ".github" / "RECIPES.md"
 TEXT = README.read_text() if README.exists() else ""
 SCRIPTS = re.findall(r"^```py\n(.*?)^```", TEXT, re.M | re.S)
 
