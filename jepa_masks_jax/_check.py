@@ -28,6 +28,9 @@ Grid = Sequence[Int] | np.ndarray
 Range = Sequence[Real] | np.ndarray
 """A pair `(min, max)`."""
 
+IntRange = Sequence[Int] | np.ndarray
+"""A pair `(min, max)` of static integers."""
+
 Count = Int | Array
 """An integer, or an integer array of shape (), traced or not."""
 

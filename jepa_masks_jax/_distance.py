@@ -15,7 +15,7 @@ _LONGEST_AT_ONCE = 32
 """The longest side for which XLA never holds all pairs of places in a CPU's memory."""
 
 
-def squared_distance(mask: jax.Array) -> jax.Array:
+def squared_distance(mask: _check.Array) -> jax.Array:
     """Measures every token's squared distance to the nearest True one, in whole token units.
 
     V-JEPA 2.1 weights the loss on its context tokens by one over the root of the distance:

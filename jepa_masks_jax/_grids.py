@@ -1,13 +1,12 @@
 """Grids of tokens from the sizes of images and videos."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from jepa_masks_jax import _check
 
 
 def image_grid(
-    image_size: _check.Int | Sequence[_check.Int], patch_size: _check.Int | Sequence[_check.Int]
+    image_size: _check.Int | _check.Grid, patch_size: _check.Int | _check.Grid
 ) -> tuple[int, int]:
     """Returns the grid `(height, width)` of the patches of an image.
 
@@ -35,10 +34,10 @@ def image_grid(
 
 
 def video_grid(
-    num_frames: int,
-    image_size: _check.Int | Sequence[_check.Int],
-    patch_size: _check.Int | Sequence[_check.Int],
-    tubelet_size: int = 2,
+    num_frames: _check.Int,
+    image_size: _check.Int | _check.Grid,
+    patch_size: _check.Int | _check.Grid,
+    tubelet_size: _check.Int = 2,
 ) -> tuple[int, int, int]:
     """Returns the grid `(frames, height, width)` of the tubelets of a video.
 

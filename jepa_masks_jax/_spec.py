@@ -60,11 +60,18 @@ class MaskSpec:
     target_indices: np.ndarray
     total_tokens: int
 
-    def __post_init__(self) -> None:
-        for name in ("context_indices", "target_indices"):
-            object.__setattr__(self, name, _indices(name, getattr(self, name)))
-        tokens = _check.integer("total_tokens", self.total_tokens, 1, 2**31 - 1)
-        object.__setattr__(self, "total_tokens", tokens)
+    def __init__(
+        self,
+        context_indices: Sequence[_check.Int] | _check.Array,
+        target_indices: Sequence[_check.Int] | _check.Array,
+        total_tokens: _check.Int,
+    ) -> None:
+        # A frozen class refuses to set its attributes.
+        self.__dict__.update(
+            context_indices=_indices("context_indices", context_indices),
+            target_indices=_indices("target_indices", target_indices),
+            total_tokens=_check.integer("total_tokens", total_tokens, 1, 2**31 - 1),
+        )
 
     def validate(self) -> None:
         """Checks that both lists hold tokens of the grid, and that no token appears twice.
@@ -96,7 +103,7 @@ class MaskSpec:
         """The fraction of all tokens that are targets."""
         return len(self.target_indices) / self.total_tokens
 
-    def to_mask(self, grid: Sequence[int]) -> np.ndarray:
+    def to_mask(self, grid: _check.Grid) -> np.ndarray:
         """Returns the target as a boolean mask, the inverse of `to_mask_spec`.
 
         Args:

@@ -281,10 +281,8 @@ def _static_number(fill: Any, tokens: Any) -> bytes | None:
     As a static argument, bytes are equal for two NaNs, and differ for 0.0 and -0.0.
     """
     _check.refuse_tracer("fill", fill)
-    is_number = isinstance(fill, numbers.Complex) or (
-        isinstance(fill, np.generic) and not isinstance(fill, np.flexible)
-    )
-    if not is_number:
+    is_no_number = isinstance(fill, np.flexible | np.datetime64 | np.timedelta64)
+    if is_no_number or not isinstance(fill, numbers.Complex | np.generic):
         raise TypeError(f"fill must be a number, got {_check.brief(fill)}")
     if isinstance(fill, complex | np.complexfloating):
         _refuse_real(tokens.dtype, fill)

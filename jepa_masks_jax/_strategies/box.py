@@ -15,7 +15,7 @@ def box_mask(
     grid: _check.Grid,
     *,
     num_boxes: _check.Int,
-    extent: Sequence[_check.Int | Sequence[_check.Int] | None] | np.ndarray,
+    extent: Sequence[_check.Int | _check.IntRange | None] | np.ndarray,
     placement: Literal["inside", "centered"] = "inside",
     within: _check.Within | None = None,
 ) -> jax.Array:

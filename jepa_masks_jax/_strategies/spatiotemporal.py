@@ -1,7 +1,6 @@
 """Squares over a run of frames: `SpatiotemporalMasking` of jepa-rs."""
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ def spatiotemporal_mask(
     grid: _check.Grid,
     *,
     num_targets: _check.Int = 2,
-    temporal_extent: Sequence[_check.Int] = (2, 4),
+    temporal_extent: _check.IntRange = (2, 4),
     spatial_scale: _check.Range = (0.1, 0.2),
 ) -> jax.Array:
     """Samples tubes, each a square over a run of frames; a port of jepa-rs.
