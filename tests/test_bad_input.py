@@ -544,16 +544,21 @@ REFUSALS = [
     value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK[0]),
     value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK[:1]),
     value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK.reshape(16)),
-    value_error(r"\bminimum\b", clip_mask, minimum=-1),
-    value_error(r"\bminimum\b", clip_mask, minimum=17),
     value_error(r"\bminimum\b", clip_mask, minimum=3, maximum=2),
     type_error(r"\bminimum\b", clip_mask, minimum=None),
     type_error(r"\bminimum\b", clip_mask, minimum=2.0),
     type_error(r"\bminimum\b", clip_mask, minimum=True),
     type_error(r"\bminimum .*float32.*astype\(int\)", lambda: clip_mask(minimum=jnp.float32(3))),
     value_error(r"\bminimum .*\(3,\).*jax\.vmap", lambda: clip_mask(minimum=jnp.arange(3))),
-    value_error(r"\bmaximum\b", clip_mask, maximum=-1),
-    value_error(r"\bmaximum\b", clip_mask, maximum=17),
+    *(
+        value_error(f"^{name} must be in .*{got}$", clip_mask, **{name: count})
+        for name in ("exactly", "minimum", "maximum")
+        for count, got in [(-1, -1), (17, 17), (np.int64(99), 99)]
+    ),
+    *(
+        type_error("exactly must not be given", clip_mask, exactly=3, **other)
+        for other in ({"maximum": 5}, {"minimum": 2}, {"minimum": np.array(0)})
+    ),
     type_error(r"\bmaximum\b", clip_mask, maximum="4"),
     type_error(r"\bmaximum\b", clip_mask, maximum=NAN),
     type_error(
@@ -637,7 +642,12 @@ REFUSALS = [
             (np.float32, 10**400, ValueError, "float32 tokens can hold"),
             (np.float32, 1 + 0j, TypeError, "fill must be real for float32 tokens"),
             (np.int32, np.complex64(1), TypeError, "fill must be real for int32 tokens"),
+            (jnp.float8_e4m3fn, 1e9, ValueError, "float8_e4m3fn tokens can hold"),
+            (jnp.float4_e2m1fn, 7, ValueError, "float4_e2m1fn tokens can hold, got 7"),
             (np.float32, "0", TypeError, "fill must be a number"),
+            (np.float32, np.str_("5"), TypeError, "fill must be a number"),
+            (np.float32, np.datetime64("2026-01-01"), TypeError, "fill must be a number"),
+            (np.float32, np.timedelta64(5), TypeError, "fill must be a number"),
             (np.float32, None, TypeError, "fill must be a number"),
             (np.float32, [0.0, 0.0], TypeError, "fill must be a number"),
         ]

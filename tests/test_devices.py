@@ -21,6 +21,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import every_check, x64
 
+import jepa_masks_jax as jm
+
 PROCESSES = [case for case in ALL if case.name in ("block", "ijepa", "vjepa-long", "random")]
 # Before jax 0.8, jax.random does not take explicit axes.
 FAST_AXES = "Explicit" if jax.__version_info__ >= (0, 8) else "Auto"
@@ -57,6 +59,17 @@ def test_eight_devices_draw_the_masks_of_one_without_communication_under_every_c
         assert mask.sharding.shard_shape(mask.shape)[0] == len(keys) // 8
     assert not COLLECTIVE.search(program.as_text())
     assert_digests(masks)
+
+
+@pytest.mark.skipif(FAST_AXES == "Auto", reason="jax.random needs jax 0.8 for explicit axes")
+def test_long_rows_are_traced_with_explicit_axes():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        keys = jax.device_put(keys_for(8), NamedSharding(mesh, P("data")))
+        for grid in ((6, 48), (5, 70)):
+            draw = jax.vmap(lambda key, grid=grid: jm.ijepa_masks(key, grid))
+            for masks in jax.eval_shape(draw, keys):
+                assert masks.sharding.spec[0] == "data"
 
 
 @pytest.mark.slow

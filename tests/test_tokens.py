@@ -461,7 +461,7 @@ def test_take_tokens_and_its_gradient_over_explicit_axes(shared, spec, explicit_
     on_devices = jax.tree.map(lambda array: explicit_mesh(array, "data"), lists)
     gradient, taken = step(explicit_mesh(tokens, *spec), on_devices)
     np.testing.assert_array_equal(taken, plain_take(tokens, masks))
-    assert taken.sharding.spec[0] == "data"
+    assert taken.sharding.spec == P("data", None, spec[-1] if len(spec) == len(shape) else None)
     first = masks & (masks.cumsum(1) <= SIZE)
     expected = first[..., None] * tokens  # the gradient of half the square is what was taken
     np.testing.assert_allclose(gradient, expected.sum(0) if shared else expected, rtol=1e-6)
@@ -500,10 +500,29 @@ def test_put_tokens_and_its_gradients_over_explicit_axes(spec, fill_spec, explic
     for out, own, there in zip(expected, tokens, put_there, strict=True):
         out[there] = own[: there.sum()]
     np.testing.assert_array_equal(put, expected)
+    assert put.sharding.spec == P("data", None, spec[2] if len(spec) > 2 else None)
     valid = np.arange(SIZE) < put_there.sum(1)[:, None]
     np.testing.assert_allclose(to_tokens, tokens * valid[..., None], rtol=1e-6)
     filled = 0 if fill_spec is None else (~put_there).sum() * fill
     np.testing.assert_allclose(to_fill, np.broadcast_to(filled, DEPTH), rtol=1e-5)
+
+
+def test_a_batch_of_tokens_and_one_list_over_explicit_axes(explicit_mesh):
+    tokens = np.arange(BATCH * GRID_TOKENS * DEPTH, dtype=np.float32).reshape(BATCH, -1, DEPTH)
+    listed = jm.TokenIndices(jnp.array([2, 7, 12], jnp.int32), jnp.array([True, True, False]), 12)
+    taken = jax.jit(jm.take_tokens)(explicit_mesh(tokens, "data"), listed)
+    assert taken.sharding.spec == P("data", None, None)
+    expected = tokens[:, [2, 7, 0]] * np.float32([[1], [1], [0]])
+    np.testing.assert_array_equal(taken, expected)
+
+
+def test_tokens_of_numpy_and_lists_over_explicit_axes(explicit_mesh):
+    masks, lists = some_lists()
+    tokens = np.random.default_rng(30).normal(size=(GRID_TOKENS, DEPTH)).astype(np.float32)
+    on_devices = jax.tree.map(lambda array: explicit_mesh(array, "data"), lists)
+    taken = jax.jit(jax.vmap(functools.partial(jm.take_tokens, tokens)))(on_devices)
+    assert taken.sharding.spec == P("data", None, None)
+    np.testing.assert_array_equal(taken, plain_take(tokens, masks))
 
 
 def brute_force_distance(mask):
