@@ -113,6 +113,18 @@ FIELD = [
     ),
     Case("span", jm.span_mask, ((100,),), {"mask_ratio": 0.65, "span": 10}),
     Case("span-apart", jm.span_mask, ((60,),), {"mask_ratio": 0.5, "span": 4, "overlap": False}),
+    Case(
+        "random-span",
+        jm.random_span_mask,
+        ((100,),),
+        {"mask_ratio": 0.15, "mean_span": 3, "ends": "t5"},
+    ),
+    Case(
+        "random-span-pair",
+        jm.random_span_mask,
+        ((60,),),
+        {"mask_ratio": (0.1, 0.9), "num_spans": 5},
+    ),
 ]
 
 MASKS = STRATEGIES + JEPA + RANDOM + BOXES + FIELD
@@ -193,6 +205,17 @@ def _sized_sequences(key, grid):
     )
 
 
+def _sized_spans(key, grid):
+    """The count, the number of spans and the length are traced, some of them out of range."""
+    (length,) = _sides(key, grid)
+    count, spans = length - 3, length // 4
+    options = {"num_masked": count, "within": (length,)}
+    return (
+        jm.random_span_mask(jax.random.clone(key), grid, num_spans=spans, ends="t5", **options),
+        jm.random_span_mask(jax.random.clone(key), grid, mean_span=2.4, **options),
+    )
+
+
 def _sized_clips(key, grid):
     options = {"spatial_scale": (0.3, 0.9), "max_temporal_keep": 0.7}
     return jm.vjepa_mask(key, grid, within=_sides(key, grid), **options)
@@ -213,6 +236,7 @@ SIZES = [
     Case("sized-images", _sized_images, ((9, 12),), {}),
     Case("sized-sequences", _sized_sequences, ((50,),), {}),
     Case("sized-clips", _sized_clips, ((4, 5, 6),), {}),
+    Case("sized-spans", _sized_spans, ((50,),), {}),
     Case("top", _top, ((9, 12),), {}),
 ]
 

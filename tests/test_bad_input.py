@@ -90,6 +90,12 @@ STRATEGIES = {
     jm.random_mask: {"grid": (GRID[0], [(), (1,), (1,) * 5, *GRID[1][3:]]), "mask_ratio": RATIOS},
     jm.random_tube_mask: {"grid": VIDEO_GRID, "mask_ratio": FRACTION},
     jm.span_mask: {"grid": SEQUENCE, "mask_ratio": FRACTION, "span": (COUNT[0], [*COUNT[1], 196])},
+    jm.random_span_mask: {
+        "grid": SEQUENCE,
+        "mask_ratio": RATIOS,
+        "mean_span": ([None, "3", True, [3.0], np.array(3.0)], [0, 0.99, -1, NAN, INF]),
+        "ends": ([], ["T5", "", None, 1, ["t5"]]),
+    },
     jm.inverse_block_mask: {
         "grid": IMAGE_GRID,
         "mask_ratio": FRACTION,
@@ -111,6 +117,7 @@ VALID = {
     jm.random_tube_mask: {"grid": (8, 14, 14), "mask_ratio": 0.5},
     jm.object_mask: {"num_slots": 7},
     jm.span_mask: {"grid": (196,), "mask_ratio": 0.5, "span": 10},
+    jm.random_span_mask: {"grid": (196,), "mask_ratio": 0.5, "mean_span": 3},
     jm.inverse_block_mask: {"grid": (14, 14), "mask_ratio": 0.5},
     jm.blockwise_mask: {"grid": (14, 14), "num_masked": 75},
     jm.clip_count: {"mask": np.eye(4, dtype=bool), "minimum": 5},
