@@ -70,6 +70,9 @@ def draw(key: jax.Array) -> dict[str, jax.Array]:
         "spans": jm.span_mask(
             key, [20], mask_ratio=np.float32(0.25), span=np.int64(4), within=[np.int64(16)]
         ),
+        "random spans": jm.random_span_mask(
+            key, [20], num_masked=np.array(6), num_spans=np.int64(2), within=[np.int64(16)]
+        ),
         "slots": jm.object_mask(key, np.int64(7), num_masked=np.array(4), among=np.ones(7, bool)),
         "boxes": jm.box_mask(
             key, [4, 4], num_boxes=np.int64(1), extent=[[2, np.int64(2)], np.array([2, 2])]
