@@ -41,8 +41,9 @@ def sample_masked(
 
     `tokens` is an int, or int32[] of at most `largest`.
     """
-    options = mask_ratio, num_masked
-    minimum, maximum = _tracing.planned(masked_range, tokens, *options, largest=largest)
+    minimum, maximum = _tracing.planned(
+        masked_range, tokens, mask_ratio, num_masked, largest=largest
+    )
     if _check.is_array(num_masked):
         return clamp(num_masked, minimum, maximum)
     return _draws.between(word, minimum, maximum)

@@ -102,8 +102,7 @@ def _span_mask(
     within: Any,
 ) -> jax.Array:
     (length,) = _within.real_part(grid, within).sides
-    options = mask_ratio, longest
-    spans, most, span = _tracing.planned(_plan, length, *options, largest=grid[0])
+    spans, most, span = _tracing.planned(_plan, length, mask_ratio, longest, largest=grid[0])
     num_starts = length - span + 1
     words = _draws.random_words(key, grid[0] + 1)
     count = jnp.clip(spans.sample_floor(words[num_starts]), 1, most)
