@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import jepa_masks_jax as jm
@@ -48,6 +47,7 @@ STRATEGIES = {
     "capi": (jm.presets.capi, IMAGES, lambda grid: 3),
     "beit": (jm.presets.beit, IMAGES[:1], lambda grid: 4 * 24 + math.prod(grid) + 1),
     "wav2vec2": (jm.presets.wav2vec2, [(749,)], lambda grid: grid[0] - 10 + 2),
+    "t5": (jm.presets.t5, [(512,)], lambda grid: 2 * grid[0]),
     "mae": (jm.presets.mae, IMAGES, math.prod),
     "videomae_tube": (jm.presets.videomae_tube, VIDEOS, lambda grid: math.prod(grid[1:])),
 }
@@ -358,25 +358,6 @@ def print_table(rows):
         print("| " + " | ".join(show(row.get(column, "")) for column in columns) + " |")
 
 
-def draw_ratios(rows, path):
-    """Draws each strategy's ratio to its floor at the largest batch that was timed."""
-    largest = {(row["strategy"], row["grid"]): row for row in rows}
-    figure = Figure(figsize=(7, 0.28 * len(largest) + 1), dpi=100, layout="constrained")
-    ax = figure.add_subplot()
-    labels = [f"{strategy} {grid} x {row['batch']}" for (strategy, grid), row in largest.items()]
-    ratios = [row["time / lower bound"] for row in largest.values()]
-    medians = [ratio["median"] for ratio in ratios]
-    errors = [
-        [ratio["median"] - ratio["low"] for ratio in ratios],
-        [ratio["high"] - ratio["median"] for ratio in ratios],
-    ]
-    ax.barh(labels, medians, xerr=errors, color="#56B4E9")
-    ax.axvline(1, color="black", linewidth=1)
-    ax.invert_yaxis()
-    ax.set_xlabel("time / lower bound")
-    figure.savefig(path)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=15, help="of each call (default 15)")
@@ -384,7 +365,7 @@ def main():
         "--batches", type=int, nargs="+", default=BATCHES, help="default: 64 2048 16384"
     )
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument("--out", default="speed.json", help="figures; a .png of its name beside it")
+    parser.add_argument("--out", default="speed.json", help="figures (default %(default)s)")
     args = parser.parse_args()
 
     strategy_runs = [
@@ -419,7 +400,6 @@ def main():
     for name in ("strategies", "eager", "collators", "sizes", "tools"):
         print_table(results[name])
     Path(args.out).write_text(json.dumps(results, indent=1))
-    draw_ratios(strategies, Path(args.out).with_suffix(".png"))
 
 
 if __name__ == "__main__":
