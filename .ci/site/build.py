@@ -124,7 +124,7 @@ def draw(folder):
 
 def legend(name):
     """Says what the colors of a picture mean."""
-    if len(command.default_grid(name)) == 1:
+    if name != "top_mask" and len(command.default_grid(name)) == 1:
         return "Light blue tokens are context, orange ones are masked."
     if name.startswith("ijepa"):
         return "Context shows the photograph, each target has a color, and dark tokens are neither."
@@ -137,8 +137,9 @@ def top_mask():
     figure.subplots_adjust(0.01, 0.02, 0.99, 0.98, wspace=0.06)
     keys = jax.random.split(jax.random.key(0), 7)
     for key, ax in zip(keys, figure.subplots(1, 7), strict=True):
-        center = jm.random_mask(key, (14, 14), num_masked=1)
-        mask = jm.top_mask(-jm.squared_distance(center), num_masked=60)
+        center_key, tie_key = jax.random.split(key)
+        center = jm.random_mask(center_key, (14, 14), num_masked=1)
+        mask = jm.top_mask(-jm.squared_distance(center), num_masked=60, key=tie_key)
         plotting.show_mask(mask, image=plotting.photograph(), ax=ax)
     return figure
 
