@@ -18,10 +18,10 @@ A mask is named after what its True tokens are. `context` marks what the encoder
 the predictor must predict. Strategies that return one mask return the target, and the context is
 `~target`.
 
-Options are keyword-only and static: they are part of the compiled program. Only counts and `within`
-may also be traced arrays. An invalid static option raises, with a one-line message, when the
-function is called, and inside `jit` while it is traced. Values in arrays cannot be checked: they
-are clamped to the valid range.
+Options are keyword-only and static: they are part of the compiled program. Only counts, `within`
+and `among` may also be traced arrays. An invalid static option raises, with a one-line message,
+when the function is called, and inside `jit` while it is traced. Values in arrays cannot be
+checked: they are clamped to the valid range.
 
 ## From a mask to tokens and back
 

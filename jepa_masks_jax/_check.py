@@ -69,7 +69,7 @@ def key(key: Any) -> jax.Array:
 
 
 def brief(value: Any) -> str:
-    """Returns an array's type and shape, which say more in an error than its numbers."""
+    """Returns what an error shows of a value: type and shape of an array, name of a tuple."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype}{list(value.shape)}"
     return repr(value) if not hasattr(value, "_fields") else type(value).__name__
@@ -172,7 +172,7 @@ def real_range(name: str, value: Any, high: float | None = 1.0) -> tuple[float, 
     return low, top
 
 
-def has_no_meaning(name: str, value: Any, default: Any, where: str) -> None:
+def refuse_unless_default(name: str, value: Any, default: Any, where: str) -> None:
     """Refuses an option where it has no meaning, unless it is the default."""
     if value != default:
         raise ValueError(f"{name} has no meaning {where} and must be {default}, got {value}")
@@ -201,12 +201,22 @@ def count(name: str, value: Any, low: float = 1, high: int | None = None) -> Any
 
 
 def in_int32(value: Any) -> Any:
-    """Clamps an integer of the host into int32: JAX would drop the high bits in 32-bit mode."""
+    """Clamps an integer of the host into `[-1, 2**31 - 1]`: JAX may drop its high bits."""
     if not isinstance(value, int | np.ndarray):
         return value
     integers = np.asarray(value, object)  # NumPy cannot clip an int4.
     # NumPy makes a scalar of an array of shape (), and a scalar would be static.
     return np.asarray(np.clip(integers, -1, INT32_MAX), np.int32)
+
+
+def exactly_one(**options: Any) -> None:
+    """Refuses both or neither of two options."""
+    (first, one), (second, other) = options.items()
+    if (one is None) == (other is None):
+        raise TypeError(
+            f"exactly one of {first} and {second} must be given, got {one!r} and {other!r}; "
+            f"if a preset has bound one, pass {first}=None or {second}=None"
+        )
 
 
 def masked(mask_ratio: Any, num_masked: Any, tokens: int) -> tuple[Any, Any]:
@@ -215,12 +225,7 @@ def masked(mask_ratio: Any, num_masked: Any, tokens: int) -> tuple[Any, Any]:
     Returns:
         A pair of ratios, or None; and if it is None, a pair of counts or an array.
     """
-    if (mask_ratio is None) == (num_masked is None):
-        raise TypeError(
-            "exactly one of mask_ratio and num_masked must be given, got "
-            f"{mask_ratio!r} and {num_masked!r}; if a preset has bound one, pass "
-            "mask_ratio=None or num_masked=None"
-        )
+    exactly_one(mask_ratio=mask_ratio, num_masked=num_masked)
     if isinstance(num_masked, tuple | list):
         return None, count_range("num_masked", num_masked, tokens - 1)
     if num_masked is not None:

@@ -9,8 +9,9 @@ import numpy as np
 from jepa_masks_jax import _check, _draws, _tracing
 
 
-def clamp(array: jax.Array, low: Any, high: Any) -> jax.Array:
-    """Clamps an integer of any width into `[low, high]`, which are in int32: int32[]."""
+def clamp(value: Any, low: Any, high: Any) -> jax.Array:
+    """Clamps an integer of any width into `[low, high]`, within 0 and 2**31 - 1: int32[]."""
+    array = jnp.asarray(value)
     held = jnp.iinfo(array.dtype)  # type: ignore[no-untyped-call]
     narrow = jnp.clip(array, max(held.min, -1), min(held.max, _check.INT32_MAX)).astype(jnp.int32)
     return jnp.clip(narrow, low, high)

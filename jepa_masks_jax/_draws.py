@@ -39,10 +39,10 @@ def between(words: jax.Array, minimum: Any, maximum: Any) -> jax.Array:
 
 
 class Uniform(NamedTuple):
-    """A real number, uniform over the `steps` multiples of `1 / unit` from `first / unit` on.
+    """A real number, uniform over `first / unit`, `(first + 1) / unit` and so on: `steps` of them.
 
-    So it is an integer once it is counted in steps. The fields are ints, or int32[] if they depend
-    on a traced size; in a plan, arrays of all sizes.
+    It is sampled in steps of `1 / unit`, and so is an integer. The fields are ints, or int32[] if
+    they depend on a traced size; in a plan, arrays of all sizes.
     """
 
     first: Any
@@ -60,7 +60,7 @@ class Uniform(NamedTuple):
     @property
     def last(self) -> Any:
         """The largest number that is sampled, in steps."""
-        return self.first + self.steps - (self.steps > 0)
+        return self.first + self.steps - 1
 
     @property
     def floors(self) -> tuple[Any, Any]:
@@ -75,10 +75,10 @@ def finest_unit(largest: Any) -> Any:
 
 
 def uniform(low: Any, high: Any) -> Uniform:
-    """Returns the distribution over `[low, high)` in the finest steps, floats or arrays."""
+    """Returns the distribution over `[low, high)` in the finest steps, of `low` if none fits."""
     unit = finest_unit(np.floor(high))
     first, last = np.floor(low * unit), np.floor(high * unit)
-    return Uniform(first, last - first, unit)
+    return Uniform(first, np.maximum(last - first, 1), unit)
 
 
 def entries(words: jax.Array, table: np.ndarray) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The sides of blocks: planning them, listing them (both plain Python), sampling them (traced).
+"""The sides of blocks: planning them (NumPy), listing them (Python), sampling them (traced).
 
 A side is `round(sqrt(x))` of a real number `x`. It is found in integers, so that the same words
 give the same side on every backend, from one identity: for an integer `s` of at least 1
@@ -22,8 +22,6 @@ from jax import lax
 from jepa_masks_jax import _check, _draws
 from jepa_masks_jax._draws import Uniform
 
-_INT32_BITS = 31
-
 _SMALLEST_ASPECT = 64
 """An aspect ratio has at least so many steps. An option that leaves room for fewer is refused."""
 
@@ -36,7 +34,7 @@ def check_aspect_ratio(name: str, value: Any, rank: int) -> tuple[float, float] 
     ends = _check.real_range(name, value, high=None)
     if rank > 1:
         return ends
-    _check.has_no_meaning(name, ends, JEPA_ASPECT_RATIO, "on a sequence")
+    _check.refuse_unless_default(name, ends, JEPA_ASPECT_RATIO, "on a sequence")
     return None
 
 
@@ -45,17 +43,17 @@ def aspect_unit(
 ) -> Any:
     """Returns the finest unit of an aspect ratio, for blocks of up to `largest` tokens.
 
-    It is the largest integer of which `largest * per_token` times is within int32. `largest` is an
-    int or an array, and so is the result.
+    The result times `largest * per_token + 1` is at most 2**31. `largest` is an int or an array,
+    and so is the result.
 
     Raises:
         ValueError: naming the option `name`, if the smallest aspect ratio has too few steps.
     """
     low, high = aspect_ratio
-    unit = np.floor_divide(2.0**_INT32_BITS, per_token * np.maximum(largest, 1) + 1).astype(int)
+    unit = np.floor_divide(2.0**31, per_token * np.maximum(largest, 1) + 1).astype(int)
     if np.any(unit * min(low, 1) < _SMALLEST_ASPECT):
         coarsest = np.ceil(_SMALLEST_ASPECT / min(low, 1))  # Infinite for the smallest floats.
-        limit = max(int((2**_INT32_BITS / coarsest - 1) / per_token), 0)
+        limit = max(int((2**31 / coarsest - 1) / per_token), 0)
         raise ValueError(
             f"{name} from {low:g} to {high:g} leaves 32-bit arithmetic room for blocks of up to "
             f"{limit} tokens, and here a block may have {int(np.max(largest))}"
@@ -66,9 +64,9 @@ def aspect_unit(
 def aspects(name: str, aspect_ratio: tuple[float, float], largest: Any) -> Uniform:
     """Returns the distribution of an aspect ratio for blocks of up to `largest` tokens.
 
-    `4 * count * aspect` and `4 * count / aspect` stay within int32. The unit is a multiple of 1000
-    if one fits. A single aspect ratio is exact if its denominator as a decimal fraction fits: 0.8
-    is then 4/5, and `sqrt(5 / 0.8)` is halfway between two integers, as its digits say.
+    In steps, `4 * count * aspect` and `4 * count * unit` stay within int32. The unit is a multiple
+    of 1000 if one fits. A single aspect ratio is exact if its denominator as a decimal fraction
+    fits: 0.8 is then 4/5, and `sqrt(5 / 0.8)` is halfway between two integers, as its digits say.
     """
     low, high = aspect_ratio
     # The digests hold `high / low`, which int32 does not need.
@@ -82,7 +80,7 @@ def aspects(name: str, aspect_ratio: tuple[float, float], largest: Any) -> Unifo
     for factor in factors:
         unit = np.where(finest >= factor, finest - finest % factor, unit)
     first, last = low_over * unit // low_under, high_over * unit // high_under
-    return Uniform(first, last - first, unit)
+    return Uniform(first, np.maximum(last - first, 1), unit)
 
 
 def log_uniform(low: float, high: float) -> np.ndarray:
@@ -105,12 +103,15 @@ class JepaBlocks(NamedTuple):
 
 
 def jepa_blocks(
-    tokens: Any, name: str, scale: tuple[float, float], aspect_ratio: tuple[float, float] | None
+    tokens: np.ndarray,
+    name: str,
+    scale: tuple[float, float],
+    aspect_ratio: tuple[float, float] | None,
 ) -> JepaBlocks:
-    """Plans the blocks of I-JEPA and V-JEPA for a grid or a frame of so many tokens.
+    """Plans the blocks of I-JEPA and V-JEPA.
 
     Args:
-        tokens: the count of its tokens, or an array of counts.
+        tokens: the counts of tokens of grids or frames.
         name: of the aspect ratio's option, for errors.
         scale: `(min, max)` of a block's fraction of the tokens.
         aspect_ratio: None on a sequence.
@@ -148,13 +149,15 @@ def sample_jepa_sides(
 def _keep_area(count: Any, sides: Any, room: Sequence[Any], where: Callable[..., Any]) -> Any:
     """Extends a side if the other does not fit into a room that is not square.
 
-    It becomes `round(count / room_side)`, half up.
+    It becomes `round(count / room_side)`, half up. `where` is NumPy's or JAX's.
     """
-    extended = [(2 * count + length) // (2 * length) for length in room]
-    fits = [
-        (side <= length) | (room[0] == room[1]) for side, length in zip(sides, room, strict=True)
-    ]
-    return where(fits[1], sides[0], extended[1]), where(fits[0], sides[1], extended[0])
+    is_square = room[0] == room[1]
+
+    def side(axis: int, other: int) -> Any:
+        extended = (2 * count + room[other]) // (2 * room[other])
+        return where(is_square | (sides[other] <= room[other]), sides[axis], extended)
+
+    return side(0, 1), side(1, 0)
 
 
 def all_sides(

@@ -82,6 +82,12 @@ def _threshold(words: jax.Array, count: jax.Array, *, bits: int) -> jax.Array:
     return threshold
 
 
+def at_places(places: jax.Array, size: int) -> jax.Array:
+    """Marks places, of which `size` is none: int32[n] to bool[size]."""
+    none = _tracing.vary_as(jnp.zeros(size + 1, bool), places)
+    return none.at[places].set(True, mode="promise_in_bounds")[:-1]
+
+
 def clip_count(
     key: jax.Array,
     mask: _check.Array,
@@ -157,9 +163,7 @@ def clip(
     key: jax.Array, mask: jax.Array, among: jax.Array | None, minimum: Any, maximum: Any
 ) -> jax.Array:
     """Clips a count: `clip_count` without its checks."""
-    minimum, maximum = (
-        _counts.clamp(jnp.asarray(bound), 0, mask.size) for bound in (minimum, maximum)
-    )
+    minimum, maximum = (_counts.clamp(bound, 0, mask.size) for bound in (minimum, maximum))
     chosen = mask.reshape(-1)
     others = ~chosen if among is None else among.reshape(-1) & ~chosen
     count = jnp.sum(chosen, dtype=jnp.int32)
@@ -198,8 +202,7 @@ def _count_before(mask: jax.Array) -> jax.Array:
     word = jnp.sum(tokens.astype(jnp.uint32) << bit, axis=2, dtype=jnp.uint32)
     in_word = lax.population_count(word[..., None] & ((jnp.uint32(1) << bit) - 1))
     count = lax.population_count(word)
-    before_word = (jnp.cumsum(count.reshape(-1), dtype=jnp.uint32) - count.reshape(-1)).reshape(
-        count.shape
-    )
+    flat = count.reshape(-1)
+    before_word = (jnp.cumsum(flat, dtype=jnp.uint32) - flat).reshape(count.shape)
     before = (before_word[..., None] + in_word).astype(jnp.int32)
     return before.reshape(rows.shape)[:, :width].reshape(mask.shape)

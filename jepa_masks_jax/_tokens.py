@@ -17,7 +17,7 @@ from jepa_masks_jax._types import TokenIndices
 
 
 def token_indices(
-    mask: _check.Array, *, size: _check.Int, key: _check.Array | None = None
+    mask: _check.Array, *, size: _check.Int, key: jax.Array | None = None
 ) -> TokenIndices:
     """Lists a mask's tokens in an index list of static length.
 
@@ -189,8 +189,9 @@ def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> ja
     )
     if _check.is_array(fill):
         _check_fill_array(fill, tokens)
-        return _put_tokens(tokens, indices, fill)
-    return _put_tokens(tokens, indices, _static_number(fill, tokens))
+    else:
+        fill = _static_number(fill, tokens)
+    return _put_tokens(tokens, indices, fill)
 
 
 @_tracing.jit

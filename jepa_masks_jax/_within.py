@@ -1,6 +1,5 @@
 """The real part of a grid: a sample may be smaller, and its sides may be traced."""
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -34,10 +33,9 @@ class RealPart(NamedTuple):
     @property
     def place(self) -> jax.Array:
         """The place of each real token in row-major order: int32[*grid], -1 outside."""
-        later_axes = range(1, len(self.grid))
-        place = functools.reduce(
-            lambda rows, axis: rows * self.sides[axis] + self._at(axis), later_axes, self._at(0)
-        )
+        place = self._at(0)
+        for axis in range(1, len(self.grid)):
+            place = place * self.sides[axis] + self._at(axis)
         return jnp.where(self.inside, place, -1)
 
     def own(self, words: jax.Array) -> jax.Array:

@@ -654,7 +654,7 @@ REFUSALS = [
             (np.float32, "0", TypeError, "fill must be a number"),
             (np.float32, np.str_("5"), TypeError, "fill must be a number"),
             (np.float32, np.datetime64("2026-01-01"), TypeError, "fill must be a number"),
-            (np.float32, np.timedelta64(5), TypeError, "fill must be a number"),
+            (np.float32, np.timedelta64(5, "s"), TypeError, "fill must be a number"),
             (np.float32, None, TypeError, "fill must be a number"),
             (np.float32, [0.0, 0.0], TypeError, "fill must be a number"),
         ]
@@ -853,7 +853,7 @@ def test_a_grid_too_thin_for_the_blocks_of_the_reference(grid, options, minimum,
         jm.ijepa_masks(KEY, grid, sampling="reference", **options)
     message = str(caught.value)
     assert f"at least {minimum} tokens" in message
-    assert f"holds {largest} there" in message
+    assert f"holds at most {largest} there" in message
     assert "sampling='independent' keeps the area" in message
 
 
@@ -874,7 +874,7 @@ def test_a_grid_is_thin_for_the_reference_below_two_fifths_of_the_minimum_count(
     options = {"num_targets": 1, "target_aspect_ratio": (1.0, 1.0), "sampling": "reference"}
     scale = 100 / 400
     jm.ijepa_masks(KEY, (4, 100), target_scale=(scale, scale), **options)
-    with pytest.raises(ValueError, match=r"at least 100 tokens, .* holds 30 there"):
+    with pytest.raises(ValueError, match=r"at least 100 tokens, .* holds at most 30 there"):
         jm.ijepa_masks(KEY, (3, 100), target_scale=(100.5 / 300,) * 2, **options)
 
 

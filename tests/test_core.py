@@ -155,12 +155,12 @@ def test_aspect_ratio_stays_in_its_range_and_in_32_bits_up_to_the_limit(aspect):
         first, steps, unit = planned
         assert low - Fraction(1, unit) < Fraction(first, unit) <= low
         assert planned.last == first + max(steps - 1, 0)
-        assert Fraction(planned.last, unit) < high or steps == 0
+        assert Fraction(planned.last, unit) < high or steps == 1
         assert 4 * largest * planned.last <= INT32_MAX
         assert 4 * largest * unit <= INT32_MAX
         assert first >= 64 * min(1, low) - 1
         if low == high:
-            assert steps == 0
+            assert steps == 1
             if largest <= 1000:
                 assert Fraction(first, unit) == low
 
@@ -170,7 +170,7 @@ def test_sampled_steps_stay_in_the_range_and_a_single_value_is_itself():
     got = np.asarray(_draws.Uniform(70, 30, 100).sample(draws))
     assert (got.min(), got.max()) == (70, 99)
     np.testing.assert_array_equal(got, [70 + (int(word) * 30 >> 32) for word in draws])
-    assert set(_draws.Uniform(70, 0, 100).sample(draws).tolist()) == {70}
+    assert set(_draws.Uniform(70, 1, 100).sample(draws).tolist()) == {70}
 
 
 _RANGES = [
@@ -200,7 +200,7 @@ def test_sampled_counts_are_the_whole_parts_of_the_range(low, high):
     assert first + steps <= INT32_MAX
     assert unit >= 2**5
     assert Fraction(low) - Fraction(1, unit) < Fraction(first, unit) <= Fraction(low)
-    assert steps == 0 or Fraction(planned.last, unit) < Fraction(high)
+    assert steps == 1 or Fraction(planned.last, unit) < Fraction(high)
     draws = np.concatenate([np.array(_EDGES, np.uint32), words(2, 200)])
     got = np.asarray(planned.sample_floor(draws))
     np.testing.assert_array_equal(got, [(first + (int(w) * steps >> 32)) // unit for w in draws])

@@ -120,6 +120,11 @@ COUNTED = {
     "object_mask": (lambda n: jm.object_mask(KEY, 7, num_masked=n), 1, 6),
     "blockwise_mask": (lambda n: jm.blockwise_mask(KEY, GRID, num_masked=n, min_block=1), 1, 11),
     "top_mask": (lambda n: jm.top_mask(FIRST_FIVE.astype(np.float32), num_masked=n), 0, 12),
+    "random_span_mask": (
+        lambda n: jm.random_span_mask(KEY, (12,), num_masked=n, num_spans=1),
+        1,
+        11,
+    ),
     "exactly": (lambda n: jm.clip_count(KEY, FIRST_FIVE, exactly=n), 0, 12),
     "minimum": (lambda n: jm.clip_count(KEY, FIRST_FIVE, minimum=n), 5, 12),
     "maximum": (lambda n: jm.clip_count(KEY, FIRST_FIVE, maximum=n), 0, 5),
@@ -277,3 +282,11 @@ class TestTypes:
         source = Path(user_types.__file__).read_text()
         names = [name for name in jm.__all__ if not inspect.ismodule(getattr(jm, name))]
         assert [name for name in names if not re.search(rf"\bjm\.{name}\b", source)] == []
+
+
+def test_large_blocks_of_one_aspect_ratio_stay_blocks():
+    """A block of 1,024 tokens at aspect 1.5 is 39x26: it has a few edges, single tokens many."""
+    options = {"num_masked": 2048, "min_block": 1024, "max_block": 1024}
+    mask = jm.blockwise_mask(jax.random.key(0), (64, 64), aspect_ratio=(1.5, 1.5), **options)
+    assert int(mask.sum()) == 2048
+    assert np.count_nonzero(np.diff(np.asarray(mask).astype(int))) < 400

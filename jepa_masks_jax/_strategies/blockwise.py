@@ -131,14 +131,17 @@ def _blockwise_mask(
 ) -> jax.Array:
     tokens = math.prod(grid)
     words = _draws.random_words(key, 4 * _TRIES + tokens + 1)
-    count = _counts.sample_masked(words[-1], tokens, mask_ratio, num_masked)
-    aspect_words, *other_words = words[: 4 * _TRIES].reshape(_TRIES, 4).T
+    try_words, token_words, count_word = words[: 4 * _TRIES], words[4 * _TRIES : -1], words[-1]
+    count = _counts.sample_masked(count_word, tokens, mask_ratio, num_masked)
+    aspect_words, *other_words = try_words.reshape(_TRIES, 4).T
     _, most_masked = _counts.masked_range(tokens, mask_ratio, num_masked)
     largest_area = max(min_block, min(max_block, int(most_masked)))
     per_token = 4 * _PER_TOKEN * max(aspect_ratio[1], 1)
     unit = int(_sizes.aspect_unit("aspect_ratio", aspect_ratio, largest_area, per_token))
-    aspect_table = np.rint(unit * _sizes.log_uniform(*aspect_ratio)).astype(np.int32)
-    aspects = _draws.entries(aspect_words, aspect_table)
+    # Rounding up may not leave int32: `traced_sides` multiplies by four areas.
+    highest = _check.INT32_MAX // (4 * _PER_TOKEN * largest_area)
+    aspect_table = np.minimum(np.rint(unit * _sizes.log_uniform(*aspect_ratio)), highest)
+    aspects = _draws.entries(aspect_words, aspect_table.astype(np.int32))
 
     def try_block(state: _State, tried: tuple[jax.Array, ...]) -> tuple[_State, None]:
         aspect, area_word, *corner_words = tried
@@ -159,6 +162,6 @@ def _blockwise_mask(
     start = _State(jnp.zeros(grid, bool), count, jnp.int32(0))
     start = _State(*(_tracing.vary_as(initial, words, count) for initial in start))
     state, _ = lax.scan(try_block, start, (aspects, *other_words), unroll=_UNROLL)
-    token_words, free = words[4 * _TRIES : -1], ~state.mask.reshape(-1)
+    free = ~state.mask.reshape(-1)
     added = _subsets.random_subset(token_words, free, state.missing)
     return state.mask | added.reshape(grid)

@@ -118,8 +118,8 @@ def ijepa_masks(
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2))
     min_keep = _check.integer("min_keep", min_keep)
-    blocks = num_targets, target_scale, target_aspect_ratio, context_scale
-    options = _check_options(grid, *blocks, allow_overlap, sampling)
+    scales = target_scale, target_aspect_ratio, context_scale
+    options = _check_options(grid, num_targets, *scales, allow_overlap, sampling)
     sides = _check.within(within, grid)
     if sides is not None and options.reference:
         raise ValueError("within needs sampling='independent', got sampling='reference'")
@@ -183,8 +183,8 @@ def ijepa_counts(
     """
     del min_keep
     grid = _check.grid(grid, ranks=(1, 2))
-    blocks = num_targets, target_scale, target_aspect_ratio, context_scale
-    options = _check_options(grid, *blocks, allow_overlap, sampling)
+    scales = target_scale, target_aspect_ratio, context_scale
+    options = _check_options(grid, num_targets, *scales, allow_overlap, sampling)
     return _allowed_counts(grid, options)
 
 
@@ -234,7 +234,7 @@ def _plan(tokens: np.ndarray, options: _Options) -> tuple[JepaBlocks, JepaBlocks
     """Plans the targets and the context."""
     aspect_ratio = options.target_aspect_ratio
     counts = _draws.uniform(*(tokens * scale for scale in options.context_scale))
-    square = None if aspect_ratio is None else Uniform(1, 0, 1)
+    square = None if aspect_ratio is None else Uniform(1, 1, 1)
     return (
         _sizes.jepa_blocks(tokens, "target_aspect_ratio", options.target_scale, aspect_ratio),
         JepaBlocks(counts, square),
@@ -243,10 +243,9 @@ def _plan(tokens: np.ndarray, options: _Options) -> tuple[JepaBlocks, JepaBlocks
 
 def _allowed_counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
     targets, context = _tracing.planned(_plan, math.prod(grid), options)
-    keep_area = not options.reference
+    room, keep_area = options.room(grid), not options.reference
 
     def areas(count: int, blocks: JepaBlocks) -> list[int]:
-        room = options.room(grid)
         sides = _sizes.all_sides(count, blocks.aspects, room, keep_area=keep_area)
         return list(map(math.prod, sides))
 
@@ -262,7 +261,8 @@ def _allowed_counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
 
 
 _THINNEST = 0.4
-"""A grid is too thin for the reference if no target keeps this part of its minimum area."""
+"""A grid is too thin for the reference if no block that fits in all of it, last row and column
+included, has this part of a target's minimum area."""
 
 
 def _refuse_thin_grid(grid: tuple[int, ...], targets: JepaBlocks) -> None:
@@ -275,7 +275,7 @@ def _refuse_thin_grid(grid: tuple[int, ...], targets: JepaBlocks) -> None:
         raise ValueError(
             f"grid {grid} is too thin for sampling='reference': target_scale asks for blocks of at "
             f"least {minimum} tokens, and the largest block of this target_aspect_ratio holds "
-            f"{maximum} there; sampling='independent' keeps the area"
+            f"at most {maximum} there; sampling='independent' keeps the area"
         )
 
 
@@ -316,6 +316,7 @@ def _ijepa_masks(
     target_sides = _sizes.sample_jepa_sides(
         count_word, aspect_word, target_blocks, room, keep_area=keep_area
     )
+    # A square has one aspect ratio, so its word does not count.
     context_sides = _sizes.sample_jepa_sides(
         context_word, context_word, context_blocks, room, keep_area=keep_area
     )
@@ -326,7 +327,7 @@ def _ijepa_masks(
     covered = jnp.any(targets, axis=0)
     if within is not None:
         # Targets may cover all of a small sample: then one token of theirs is the context.
-        left = _boxes.token_left(part, jnp.all(covered | ~part.inside), last_word)
+        left = _boxes.token_left(covered, part, last_word)
         targets, covered, context = targets & ~left[None], covered & ~left, context | left
     context = _subsets.top_up(context & ~covered, part.inside & ~covered, min_keep, last_word)
     return ContextTargetMasks(context, targets)

@@ -9,7 +9,7 @@ from jepa_masks_jax import _boxes, _check, _sizes, _tracing
 
 
 def multi_block_mask(
-    key: _check.Array,
+    key: jax.Array,
     grid: _check.Grid,
     *,
     mask_ratio: _check.Real = 0.5,

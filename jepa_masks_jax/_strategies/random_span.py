@@ -1,7 +1,7 @@
 """Random spans: an exact count of tokens in an exact count of spans, as T5 masks text."""
 
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def random_span_mask(
     num_masked: _check.CountOrRange | None = None,
     mean_span: _check.Real | None = None,
     num_spans: _check.Count | None = None,
-    ends: str = "free",
+    ends: Literal["free", "t5"] = "free",
     within: _check.Within | None = None,
 ) -> jax.Array:
     """Samples exactly `n` tokens of a sequence in exactly `s` spans of random lengths.
@@ -125,21 +125,17 @@ def random_span_mask(
     key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
     (length,) = grid
     mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, length)
-    ends = _check.choice("ends", ends, ("free", "t5"), {})
-    if (mean_span is None) == (num_spans is None):
-        raise TypeError(
-            f"exactly one of mean_span and num_spans must be given, got {mean_span!r} and "
-            f"{num_spans!r}; if a preset has bound one, pass mean_span=None or num_spans=None"
-        )
+    chosen = _check.choice("ends", ends, ("free", "t5"), {})
+    _check.exactly_one(mean_span=mean_span, num_spans=num_spans)
     if mean_span is not None:
         mean_span = _check.real("mean_span", mean_span, _NUM_SPANS_INSTEAD)
         if mean_span < 1:
             raise ValueError(f"mean_span must be at least 1, got {mean_span}")
     else:
-        num_spans = _check.count("num_spans", num_spans, 1, (length + (ends == "free")) // 2)
+        num_spans = _check.count("num_spans", num_spans, 1, (length + (chosen == "free")) // 2)
     sides = _check.within(within, grid)
     return _random_span_mask(
-        key, grid, mask_ratio, num_masked, mean_span, num_spans, ends == "t5", sides
+        key, grid, mask_ratio, num_masked, mean_span, num_spans, chosen == "t5", sides
     )
 
 
@@ -178,7 +174,7 @@ def _random_span_mask(
     if mean_span is not None:
         num_spans = _tracing.planned(_plan_spans, masked, mean_span, largest=grid[0])
     gaps = context if is_t5 else context + 1
-    spans = _counts.clamp(jnp.asarray(num_spans), 1, jnp.minimum(masked, gaps))
+    spans = _counts.clamp(num_spans, 1, jnp.minimum(masked, gaps))
     place = lax.iota(jnp.int32, grid[0])
     cut = _subsets.random_subset(seam_words, (place > 0) & (place < masked), spans - 1)
     if is_t5:
@@ -190,5 +186,4 @@ def _random_span_mask(
     before = jnp.sort(jnp.where(gap, place, grid[0]))
     moved = place + before[jnp.cumsum(cut, dtype=jnp.int32)]
     moved = jnp.where(place < masked, moved, grid[0])
-    none = _tracing.vary_as(jnp.zeros(grid[0] + 1, bool), moved)
-    return none.at[moved].set(True, mode="promise_in_bounds")[:-1]
+    return _subsets.at_places(moved, grid[0])

@@ -114,11 +114,9 @@ def _span_mask(
         shift = span - 1
         places = start < num_starts - (count - 1) * shift
         chosen = _subsets.random_subset(words[:-1], places, count)
-        number = chosen.astype(jnp.int32)
-        before = jnp.cumsum(number) - number
-        moved = jnp.where(chosen, start + shift * before, grid[0])
-        none = _tracing.vary_as(jnp.zeros(grid[0] + 1, bool), moved)
-        starts = none.at[moved].set(True, mode="promise_in_bounds")[:-1]
+        number = jnp.cumsum(chosen, dtype=jnp.int32) - 1
+        moved = jnp.where(chosen, start + shift * number, grid[0])
+        starts = _subsets.at_places(moved, grid[0])
     reached = lax.reduce_window(
         starts, False, lax.bitwise_or, (longest,), (1,), ((longest - 1, 0),)
     )

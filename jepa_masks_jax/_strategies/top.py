@@ -106,7 +106,7 @@ def _top_mask(
     everything = _tracing.vary_as(jnp.ones(words.shape, bool), words)
     pool = everything if among is None else among.reshape(-1)
     eligible = jnp.sum(pool, dtype=jnp.int32)
-    count = _counts.clamp(jnp.asarray(num_masked), 0, eligible)
+    count = _counts.clamp(num_masked, 0, eligible)
     mask = _subsets.lowest(words, pool, count)
     if key is not None:
         last_word = jnp.max(jnp.where(mask, words, jnp.uint32(0)))

@@ -113,8 +113,8 @@ def vjepa_mask(
     keep = _check.fraction("max_temporal_keep", max_temporal_keep, one=True)
     if len(grid) < 3:
         where = "without frames"
-        _check.has_no_meaning("temporal_scale", times, _ALL_FRAMES, where)
-        _check.has_no_meaning("max_temporal_keep", keep, 1.0, where)
+        _check.refuse_unless_default("temporal_scale", times, _ALL_FRAMES, where)
+        _check.refuse_unless_default("max_temporal_keep", keep, 1.0, where)
     sides = _check.within(within, grid)
     if sides is not None and times != _ALL_FRAMES:
         raise ValueError(f"within needs temporal_scale={_ALL_FRAMES}, got {temporal_scale!r}")
@@ -143,9 +143,13 @@ def _vjepa_mask(
     real_sides = _within.real_part(grid, within).sides
     video = RealPart(_grids.as_frames(grid), _grids.as_frames(real_sides))
     frame = RealPart(video.grid[1:], video.sides[1:])
-    options = "aspect_ratio", spatial_scale, aspect_ratio
     blocks = _tracing.planned(
-        _sizes.jepa_blocks, frame.tokens, *options, largest=math.prod(frame.grid)
+        _sizes.jepa_blocks,
+        frame.tokens,
+        "aspect_ratio",
+        spatial_scale,
+        aspect_ratio,
+        largest=math.prod(frame.grid),
     )
     lengths, open_frames = _tracing.planned(
         _plan_time, video.sides[0], temporal_scale, max_temporal_keep, largest=video.grid[0]
@@ -161,11 +165,10 @@ def _vjepa_mask(
     all_frames = within is not None or max(lengths.floors[0], 1) >= video.grid[0]
     room, to_leave = (frame, frame) if all_frames else (video, can_be_context)
 
-    placements = _PLACEMENTS if may_be_full else 1
-    rank, corner_count = len(room.grid), placements * num_blocks * len(room.grid)
-    words = _draws.random_words(key, 3 + corner_count + 1)
+    corner_shape = _PLACEMENTS if may_be_full else 1, num_blocks, len(room.grid)
+    words = _draws.random_words(key, 3 + math.prod(corner_shape) + 1)
     length_word, count_word, aspect_word = words[:3]
-    corner_words = words[3:-1].reshape(placements, num_blocks, rank)
+    corner_words = words[3:-1].reshape(corner_shape)
     sides = _sizes.sample_jepa_sides(count_word, aspect_word, blocks, frame.sides, keep_area=True)
     if not all_frames:
         sides = lengths.sample_floor(length_word), *sides
