@@ -25,26 +25,27 @@ checked: they are clamped to the valid range.
 
 ## From a mask to tokens and back
 
-    mask      bool[2, 4]   . # # .
-                           # . . .
-      |  token_indices(mask, size=4)
-    indices   int32[4]     1 2 4 8              8 = one past the last token, i.e. padding
-    valid     bool[4]      T T T F
-      |  take_tokens(tokens, indices)           tokens: [8, D]
-    taken     [4, D]       t1 t2 t4 0
-      |  network(taken, valid)                  valid masks its attention
-    outputs   [4, D]       y1 y2 y4 ?
-      |  put_tokens(outputs, indices, fill=m)   m: a mask token
-    placed    [8, D]       m y1 y2 m  y4 m m m
+    mask           bool[2, 4]   . # # .
+                                # . . .
+      |  seen = token_indices(mask, size=4)
+    seen.indices   int32[4]     1 2 4 8         8 = one past the last token, i.e. padding
+    seen.valid     bool[4]      T T T F
+      |  take_tokens(tokens, seen)              tokens: [8, D]
+    taken          [4, D]       t1 t2 t4 0
+      |  network(taken, seen.valid)             valid masks its attention
+    outputs        [4, D]       y1 y2 y4 ?
+      |  put_tokens(outputs, seen, fill=m)      m: a mask token
+    placed         [8, D]       m y1 y2 m  y4 m m m
 
 ## Rows
 
-The counts of block masks vary, and a list has one length: a short one drops tokens, a long one
-computes padding. Several samples in one row of static length do neither, because
-`balanced_order` puts samples together so that all rows hold about as many tokens. A row of masks,
-bool[G, *grid], is one mask to `token_indices`; `indices // N` is the sample of each token, with `N`
-tokens to a grid; and each token attends to those of its own sample. `help(jm.balanced_order)` has
-an example, and `.github/ROWS.md` of the repository a complete step.
+The token counts of block masks vary, but an index list has one length: a short one drops tokens,
+and a long one computes padding. Rows of several samples drop next to nothing and compute little
+padding, because `balanced_order` groups samples so that all rows hold about equally many tokens.
+
+A row of masks, bool[G, *grid], is one mask to `token_indices`. With `N` tokens to a grid,
+`indices // N` is the sample of each token, and each token attends to those of its own sample.
+`help(jm.balanced_order)` has an example, and `.github/ROWS.md` in the repository a complete step.
 
 ## Functions
 

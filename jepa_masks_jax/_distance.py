@@ -1,5 +1,7 @@
 """The distance of every token to the nearest one of a mask."""
 
+from __future__ import annotations
+
 import functools
 
 import jax

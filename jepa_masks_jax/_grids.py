@@ -1,5 +1,7 @@
 """Grids of tokens from the sizes of images and videos."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from jepa_masks_jax import _check

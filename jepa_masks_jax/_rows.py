@@ -1,5 +1,7 @@
 """Several samples in one row: an order of the samples in which all rows are about equally long."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
@@ -28,16 +30,17 @@ def balanced_order(key: jax.Array, counts: _check.Array, *, rows: _check.Int) ->
     place is equally likely to get each sample, although samples of equal counts do not meet in a
     row as often as by chance.
 
-    Masks that do not depend on their images are put in order alone: `context[order]`,
-    `targets[order]`. If they do, as with `within`, put the images in the same order. A row of
-    masks, bool[G, *grid], is one mask to `token_indices`. With `N` tokens to a grid,
+    If masks do not depend on their images, reorder the masks alone: `context[order]`,
+    `targets[order]`. If they do, as with `within`, put the images in the same order.
+
+    A row of masks, bool[G, *grid], is one mask to `token_indices`. With `N` tokens to a grid,
     `indices // N` is the sample of each token in its row, and `G` for padding.
 
-    The order is that of one group of samples, and a group may be smaller than the batch. Its size
-    is yours to choose, and part of what the key reproduces: leave it as it is when the number of
-    devices changes, and the masks stay the same. For data parallelism, `jax.vmap` over groups that
-    each stay on one device, as in the example. Then devices do not communicate. A larger group is
-    better balanced.
+    A group may be smaller than the batch. A larger group is better balanced, but for data
+    parallelism each group should stay on one device, so that devices need not communicate: use
+    `jax.vmap` over the groups, as in the example. On explicit axes of a mesh, `counts` of a group
+    must not be sharded. The order depends on the size of a group, so keep that size when the number
+    of devices changes, and the rows stay the same.
 
     Args:
         key: a single PRNG key.

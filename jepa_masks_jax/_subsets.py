@@ -5,6 +5,8 @@ the same one, to the bit: two sorts, which are few kernels on an accelerator, an
 is ten times as fast on a CPU.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
@@ -97,13 +99,14 @@ def clip_count(
     maximum: _check.Count | None = None,
     among: _check.Array | None = None,
 ) -> jax.Array:
-    """Adds or removes random tokens, so that the count of True tokens is exact or within bounds.
+    """Adds or removes single random tokens, so that the count of True ones is exact or bounded.
 
         count > maximum    remove random tokens of the mask
         count < minimum    add random tokens of `among`, until none are left
         otherwise          return the mask unchanged
 
-    Every subset of the right size is equally likely to be removed or added.
+    Every subset of the right size is equally likely to be removed or added, so that tokens added to
+    a block may stand alone: `top_mask` adds the nearest ones instead.
 
     Args:
         key: a single PRNG key.
@@ -118,8 +121,8 @@ def clip_count(
             `inside(grid, within) & ~targets.any(0)`, or padding may be added too.
 
     Returns:
-        bool[*grid]. If `among` has too few tokens to add, the count stays below the minimum: so
-        "exactly K" is then at most K. List with `token_indices` and use `valid`.
+        bool[*grid]. If `among` has too few tokens to add, the count stays below the minimum, even
+        with `exactly`. So list the mask with `token_indices`, and use `valid`.
 
     Raises:
         TypeError: if `key` is not a key, a mask is not boolean, a bound is not an integer, or

@@ -1,5 +1,7 @@
 """From masks to tokens inside `jit`: static index lists, taking tokens, putting them back."""
 
+from __future__ import annotations
+
 import cmath
 import numbers
 from typing import Any
@@ -107,9 +109,11 @@ def take_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> j
     several lists share the tokens, such as positions or the targets of one sample:
     `jax.vmap(take_tokens, in_axes=(None, 0))(positions, indices)`.
 
-    `fill` marks what a loss ignores: `take_tokens(labels[:, None], indices, fill=-100)[:, 0]`. A
-    loss that divides by a token's size, such as a cosine distance, has NaN gradients at zeros, even
-    if `valid` masks it afterwards. Take `fill=1` there, or add an epsilon to the size.
+    `fill` can mark what a loss ignores: `take_tokens(labels[:, None], indices, fill=-100)[:, 0]`.
+
+    A loss that divides by a token's norm, such as a cosine distance, has NaN gradients at zeros,
+    even if `valid` masks it afterwards. Use `fill=1` there, or add an epsilon under the square root
+    of the norm.
 
     Args:
         tokens: `[..., N, D]`, of any dtype, with the `N` tokens of the mask's grid in row-major
@@ -237,8 +241,8 @@ def _explicit_sharding(tokens: jax.Array, rows: jax.Array) -> NamedSharding | No
 def _check_indices(indices: TokenIndices) -> None:
     if not isinstance(indices, TokenIndices):
         raise TypeError(
-            "indices must be the TokenIndices that token_indices(mask, size=K) returns, got "
-            f"{_check.brief(indices)}"
+            "indices must be the TokenIndices that token_indices(mask, size=K) returns, whole and "
+            f"not unpacked, got {_check.brief(indices)}"
         )
     index, valid = indices
     dtypes = [getattr(part, "dtype", type(part).__name__) for part in indices]

@@ -1,5 +1,7 @@
 """The real part of a grid: a sample may be smaller, and its sides may be traced."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, NamedTuple
 

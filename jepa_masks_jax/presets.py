@@ -97,7 +97,7 @@ ijepa = _preset(
     ijepa_masks,
     """Samples I-JEPA's context and targets, with the settings of all four released models.
 
-They were trained with what `sampling="reference"` does; the preset uses the default,
+Those models were trained with the sampling that `"reference"` follows. The preset uses the default,
 `"independent"`, whose blocks reach every token.""",
     "github.com/facebookresearch/ijepa, `configs/in1k_vith14_ep300.yaml`,\n"
     "    `in1k_vith16-448_ep300.yaml`, `in22k_vith14_ep66.yaml` and `in22k_vitg16_ep44.yaml`",
@@ -139,9 +139,9 @@ V-JEPA 2 uses the same pair.""",
 
 vjepa21_image = _preset(
     vjepa_mask,
-    """Samples V-JEPA 2.1's only target of an image, on 16x16.
+    """Samples V-JEPA 2.1's target of an image, on 16x16. An image has only this one.
 
-Its clips have V-JEPA 2's pair. The values come from a fork.""",
+For clips, V-JEPA 2.1 uses V-JEPA 2's pair. The values come from a fork.""",
     "github.com/khwstolle/vjepa2, `configs/train_2_1/vitl16/pretrain-256px-16f.yaml`;\n"
     "    the code that reads them: github.com/facebookresearch/vjepa2, `app/vjepa_2_1/train.py`",
     num_blocks=10,
@@ -245,9 +245,9 @@ Its loss uses 8 random ones of them: `clip_count(key, mask, maximum=8)`.""",
 
 wav2vec2 = _preset(
     span_mask,
-    """Samples the target of wav2vec 2.0. For padded speech, pass `within`.
+    """Samples the target of wav2vec 2.0, about half of the tokens, because spans overlap.
 
-On short sequences fairseq takes more spans: see `hubert`.""",
+For padded speech, pass `within`. On short sequences fairseq takes more spans: see `hubert`.""",
     "github.com/facebookresearch/fairseq, `fairseq/models/wav2vec/wav2vec2.py`",
     mask_ratio=0.65,
     span=10,

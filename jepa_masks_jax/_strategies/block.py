@@ -1,5 +1,7 @@
 """Rectangles that share a scale: `BlockMasking` of jepa-rs."""
 
+from __future__ import annotations
+
 import math
 
 import jax

@@ -1,5 +1,7 @@
 """Random blocks, topped up to an exact count: the masks of BEiT, iBOT, DINOv2 and DINOv3."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, NamedTuple
 
@@ -77,7 +79,7 @@ def blockwise_mask(
 
     Notes:
         Few blocks fit in a thin grid. On 4x128 with `min_block=4` most tokens are therefore single
-        random ones, and 28 % have no masked neighbour, as in the authors' code. There set
+        random ones, and 28 % have no masked neighbor, as in the authors' code. There set
         `aspect_ratio` to that of the grid: with `(0.02, 0.3)` it is 0.4 %.
 
         Areas are sampled in sixteenths of a token, aspect ratios from 1,024 equally likely values.

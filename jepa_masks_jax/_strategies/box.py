@@ -1,5 +1,7 @@
 """Boxes of any size, to build your own strategy from."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -49,7 +51,7 @@ def box_mask(
 
     Notes:
         Sides are counted in tokens, so `extent` does not follow the size of a sample: a box of at
-        least 140 tokens masks all but one of a sample of 50. `random_mask`, `random_span_mask` and
+        least 140 tokens masks 49 of a sample's 50 tokens. `random_mask`, `random_span_mask` and
         the JEPA strategies, whose options are fractions, do follow it.
 
         Memory grows with boxes times tokens. For thousands of spans use `span_mask`, whose memory
@@ -58,7 +60,7 @@ def box_mask(
         With `within` and a single real token, the mask is empty.
 
         `.github/RECIPES.md` has strategies made of boxes: strips of a spectrogram, blocks on a
-        foreground, blocks that follow a sample's size, compact shapes of exact size.
+        foreground, blocks on a sample's own size, compact shapes with an exact count.
 
     Source:
         This library's own; the block strategies are unions of such boxes.

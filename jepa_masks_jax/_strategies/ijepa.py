@@ -1,5 +1,7 @@
 """I-JEPA's context block and separate target blocks."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -43,7 +45,7 @@ def ijepa_masks(
     3. Sample a square context block in the same way, with a scale from `context_scale` and `a = 1`.
     4. Remove the tokens of all targets from the context.
     5. If fewer than `min_keep` context tokens remain, add free tokens, which are in neither set:
-       neighbours in row-major order (wrapping around), from a random one on.
+       consecutive ones in row-major order (wrapping around), starting at a random one.
 
     A side that does not fit is cut to the grid. If `H` and `W` differ, the block then keeps its
     area: the other side becomes `round(n / cut_side)` (half up). On a sequence a block is
@@ -82,7 +84,7 @@ def ijepa_masks(
     Notes:
         On a square grid a side is cut without extending the other, as in the released code.
 
-        `"reference"` follows github.com/facebookresearch/ijepa up to truncation and rejection.
+        `"reference"` follows github.com/facebookresearch/ijepa, without truncation and rejection.
         Scale and aspect ratio share one random number, no block reaches the last row or column, and
         no block keeps its area. Thin grids are refused, and each side must be 2 or more. Unlike in
         that code, each mask has its own block size.
@@ -170,9 +172,10 @@ def ijepa_counts(
 
     Notes:
         These are the counts of a sample that fills the grid. For samples of several sizes take the
-        maximum of `target_max` over the sizes that occur: on 32x32 it is 210, but of all samples of
-        at most 256 tokens 56. Nor does the grid bound smaller samples: on 14x14 one target of scale
-        0.4 and aspect ratio 3 has 70 tokens, and on 13x14, where a cut side is made up for, 78.
+        maximum of `target_max` over the sizes that occur. It may be far smaller than that of the
+        grid: it is 210 on 32x32, but 56 over all samples of at most 256 tokens. It may also be
+        larger: one target of scale 0.4 and aspect ratio 3 has 70 tokens on 14x14, but 78 on 13x14,
+        where the other side makes up for the one that is cut.
 
     Source:
         This library's own.

@@ -1,5 +1,7 @@
 """One visible block, everything else masked: the masks of CAPI."""
 
+from __future__ import annotations
+
 import math
 
 import jax

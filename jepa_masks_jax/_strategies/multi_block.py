@@ -1,5 +1,7 @@
 """Equal squares: `MultiBlockMasking` of jepa-rs."""
 
+from __future__ import annotations
+
 import math
 
 import jax

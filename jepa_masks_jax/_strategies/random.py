@@ -1,5 +1,7 @@
 """An exact count of random tokens."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

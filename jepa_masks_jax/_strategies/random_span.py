@@ -1,5 +1,7 @@
 """Random spans: an exact count of tokens in an exact count of spans, as T5 masks text."""
 
+from __future__ import annotations
+
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -28,15 +30,17 @@ def random_span_mask(
                                  (num_masked=9, num_spans=3)
 
     Every such mask is equally likely. On a sequence of `L` tokens there are
-    `C(n - 1, s - 1) * C(L - n + 1, s)` of them, because `s - 1` of the `n - 1` seams between masked
-    tokens are cut, and the spans stand in `s` of the `L - n + 1` gaps between context tokens.
+    `C(n - 1, s - 1) * C(L - n + 1, s)` of them, where `C` is the binomial coefficient: the masked
+    tokens are cut at `s - 1` of the `n - 1` seams between them, and the spans are put into `s` of
+    the `L - n + 1` gaps before, between and after the context tokens.
 
     - `n` is what `mask_ratio` or `num_masked` gives, as in `random_mask`: a ratio, a count, a pair
       to sample from, or an array. It is at least 1 and at most `L - 1`.
     - `s` is `num_spans`, or `round(n / mean_span)`, half to even; then it is clamped into
       `[1, min(n, L - n + 1)]`. A decimal `mean_span` is taken exactly: 1.2 is 6/5.
-    - With `ends="t5"` the first token is context and the last one is masked, which is T5's own law.
-      Then `s` is at most `min(n, L - n)`, and there are `C(n - 1, s - 1) * C(L - n - 1, s - 1)`.
+    - With `ends="t5"` the first token is context and the last one is masked, as in T5's own code.
+      Then `s` is at most `min(n, L - n)`, and there are `C(n - 1, s - 1) * C(L - n - 1, s - 1)`
+      equally likely masks.
 
     Spans never touch. For spans of one fixed length use `span_mask`.
 
@@ -78,8 +82,8 @@ def random_span_mask(
                  mask_ratio=0.15, mean_span=64     mask_ratio=0.5,  mean_span=64
             S    mask_ratio=0.25, num_spans=1
 
-        Masks from a Markov chain along time, whose masked and context runs have geometric lengths,
-        have the same law once their count, their number of spans and their ends are given.
+        Masks from a two-state Markov chain along time, whose runs have geometric lengths, have the
+        same distribution once it is conditioned on both counts and on the ends.
 
     Source:
         Raffel et al. (2020), "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
@@ -99,7 +103,8 @@ def random_span_mask(
         (77, 26)
 
         T5's inputs of `L - n + s` and targets of `n + s` tokens: a sentinel stands for each span in
-        the one, and for each run of context in the other. Both lengths are static.
+        the one, and for each run of context in the other. Both lengths are static and exact; for
+        `presets.t5` they follow from `n = round(0.15 * L)` and `s = round(n / 3)`.
 
         >>> import jepa_masks_jax as jm
         >>> def with_sentinels(tokens, mask, size):

@@ -1,5 +1,7 @@
 """Spans of a sequence: the masks of wav2vec 2.0 and HuBERT."""
 
+from __future__ import annotations
+
 from fractions import Fraction
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Squares over a run of frames: `SpatiotemporalMasking` of jepa-rs."""
 
+from __future__ import annotations
+
 import math
 
 import jax

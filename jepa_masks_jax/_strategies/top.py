@@ -1,5 +1,7 @@
 """The tokens with the highest scores."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
@@ -22,16 +24,17 @@ def top_mask(
 ) -> jax.Array:
     """Masks the tokens with the highest scores: attention, loss, nearness, or random weights.
 
-    Exactly `num_masked` tokens are True. NaN is below all other scores. Of equal scores that do not
-    all fit, random ones are taken if there is a `key`, every subset of them equally likely. Without
-    a key the first ones in row-major order are taken, which favors the top of an image wherever
-    scores are often equal: distances, counts, nearly uniform attention in bfloat16.
+    Exactly `num_masked` tokens are True. NaN is below all other scores. If tokens with equal scores
+    do not all fit and a `key` is given, a random subset of them is masked, every subset equally
+    likely. Without a key, the first ones in row-major order are masked. That favors the top of an
+    image wherever scores are often equal, as with distances, counts, or nearly uniform attention in
+    bfloat16.
 
     Args:
         scores: `[*grid]`: floats of at most 32 bits, or int32 or uint32 and narrower integers. One
             map: a batch would be read as a grid.
         num_masked: count of tokens to mask, from 0 to all; or an integer array of shape (), traced
-            or not, which is clamped into `[0, eligible]`.
+            or not, which is clamped between 0 and the count of eligible tokens.
         among: bool[*grid], traced or not: the eligible tokens. All if None.
         key: a single PRNG key, to choose among equal scores at random. None takes the first ones.
 

@@ -1,5 +1,7 @@
 """V-JEPA's blocks in space and time."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

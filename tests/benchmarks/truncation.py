@@ -58,7 +58,7 @@ def main():
     maps = {
         "as sampled": jm.mask_statistics(batches.reshape(-1, *GRID)).coverage,
         "cut to the shortest\nof its batch": jm.mask_statistics(truncated).coverage,
-        f"{size} random tokens\nof each (clip_count)": jm.mask_statistics(clipped).coverage,
+        f"{size} random tokens\nof each": jm.mask_statistics(clipped).coverage,
     }
     plot(maps).savefig(args.out)
 
