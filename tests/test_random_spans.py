@@ -184,7 +184,7 @@ def masks_of_one_case(length, n, s, ends):
 @pytest.mark.parametrize("ends", ENDS)
 @pytest.mark.parametrize(
     ("length", "n", "s"),
-    first_fast([(9, 4, 2), (9, 6, 3), (7, 5, 1), (8, 5, 3), (10, 3, 3), (6, 1, 1), (2, 1, 1)], 3),
+    first_fast([(9, 4, 2), (9, 6, 1), (7, 5, 1), (8, 5, 3), (10, 3, 3), (6, 1, 1), (2, 1, 1)], 3),
 )
 def test_every_legal_mask_is_equally_likely_and_no_other_is_sampled(length, n, s, ends):
     """Each of these wrongly fails once in a million seeds, or less."""

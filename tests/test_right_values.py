@@ -275,6 +275,7 @@ class TestTokens:
 
 
 class TestTypes:
+    @pytest.mark.slow
     def test_a_program_with_every_kind_of_value_runs(self):
         user_types.main()
 
