@@ -282,10 +282,12 @@ def within(within: Any, grid: tuple[int, ...]) -> Any:
     form = ", ".join(["int"] * len(grid)) + "," * (len(grid) == 1)
     meaning = f"within must be ({form}), the real sides in the grid {grid}"
     if isinstance(within, tuple | list):
-        within = tuple(
+        sides = tuple(
             in_int32(count(f"within[{i}]", side, -math.inf)) for i, side in enumerate(within)
         )
-        shape: tuple[int, ...] = (len(within),)
+        # Sides of the host share the program of an array. JAX's own may be traced.
+        on_host = sides and all(isinstance(side, np.ndarray) for side in sides)
+        within, shape = np.array(sides) if on_host else sides, (len(sides),)
     elif is_array(within) and jnp.issubdtype(within.dtype, jnp.integer):
         within, shape = in_int32(within), within.shape
     else:
