@@ -33,6 +33,10 @@ def draw_by_jit(keys):
     return drawn(FIRST, keys)
 
 
+def draw_whole_grids_by_jit(keys):
+    return drawn([case for case in FIRST if not case.name.startswith("sized")], keys)
+
+
 def draw_by_shard_map(keys):
     spec = P("data")
     return jax.shard_map(draw_by_jit, in_specs=spec, out_specs=spec)(keys)
@@ -43,7 +47,8 @@ def draw_by_shard_map(keys):
     [
         pytest.param("Auto", draw_by_jit, False, id="auto", marks=pytest.mark.slow),
         pytest.param("Auto", draw_by_shard_map, False, id="shard_map", marks=pytest.mark.slow),
-        pytest.param(FAST_AXES, draw_by_jit, True, id="explicit"),
+        pytest.param(FAST_AXES, draw_by_jit, True, id="explicit", marks=pytest.mark.slow),
+        pytest.param(FAST_AXES, draw_whole_grids_by_jit, True, id="explicit-whole"),
     ],
 )
 def test_eight_devices_draw_the_masks_of_one_without_communication_under_every_check(
