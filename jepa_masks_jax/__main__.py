@@ -445,8 +445,8 @@ def plot_one(batch: Batch, photograph: np.ndarray) -> "Figure":
     count, within = 8 if len(batch.grid) == 2 else 2, batch.within
     parts: list[Any] = [batch.context[:count], batch.targets[:count]]
     if len(batch.grid) > 3:  # All axes but the last two count frames, as in the text.
-        lead = -len(batch.grid), math.prod(batch.grid[:-2])
-        parts = [x.reshape(*x.shape[: lead[0]], lead[1], *batch.grid[-2:]) for x in parts]
+        rank, frames = len(batch.grid), math.prod(batch.grid[:-2])
+        parts = [x.reshape(*x.shape[:-rank], frames, *batch.grid[-2:]) for x in parts]
         within = None
     shown = jm.ContextTargetMasks(*parts)
     titles = [f"{batch.name} {by(batch.grid)}"] + [""] * (len(parts[0]) - 1)

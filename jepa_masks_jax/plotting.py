@@ -247,7 +247,6 @@ def show_chain(mask: Any | ContextTargetMasks, indices: TokenIndices, *, image: 
     show_legend(image=whole, num_targets=len(targets), neither=neither, ax=legend)
 
     ax = _axes_in(figure, 0.05, 0.02, 5.24, 1.34)
-    ax.set(xlim=(0, 5.24), ylim=(0, 1.34))
     ax.set_axis_off()
     pitch = min(5.24 / 14, 5.24 / len(numbers))  # inches from box to box
     text = f"3  index list: token_indices(context, size={len(numbers)})"

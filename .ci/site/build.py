@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jax
 import matplotlib.axes
-import matplotlib.figure
 import pdoc
 from PIL import Image
 from pygments.formatters import HtmlFormatter
@@ -133,15 +132,14 @@ def legend(name):
 
 def top_mask():
     """Draws the tokens nearest to a random one; the command has no scores."""
-    figure = matplotlib.figure.Figure(figsize=(7.7, 1.2), dpi=100)
-    figure.subplots_adjust(0.01, 0.02, 0.99, 0.98, wspace=0.06)
-    keys = jax.random.split(jax.random.key(0), 7)
-    for key, ax in zip(keys, figure.subplots(1, 7), strict=True):
+
+    def nearest(key):
         center_key, tie_key = jax.random.split(key)
         center = jm.random_mask(center_key, (14, 14), num_masked=1)
-        mask = jm.top_mask(-jm.squared_distance(center), num_masked=60, key=tie_key)
-        plotting.show_mask(mask, image=plotting.photograph(), ax=ax)
-    return figure
+        return jm.top_mask(-jm.squared_distance(center), num_masked=60, key=tie_key)
+
+    masks = jax.vmap(nearest)(jax.random.split(jax.random.key(0), 8))
+    return plotting.show_masks(masks, image=plotting.photograph())
 
 
 if __name__ == "__main__":
