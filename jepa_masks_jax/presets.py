@@ -46,6 +46,7 @@ To give a count instead of the preset's ratio, also pass `mask_ratio=None`:
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -81,26 +82,26 @@ Masks = TypeVar("Masks")
 
 
 def _preset(
-    strategy: Callable[..., Masks], about: str, source: str, **options: Any
-) -> functools.partial[Masks]:
-    """Sets the options of a strategy, and says in the docstring what they are and where from."""
-    preset = functools.partial(strategy, **options)
-    lines = "\n".join(f"    {name}={value!r}" for name, value in options.items())
-    preset.__doc__ = (
-        f"{about}\n\nThe options of `{strategy.__name__}` that are set, and may be overridden:\n\n"
-        f"{lines}\n\nSource:\n    {source}\n"
-    )
-    return preset
+    strategy: Callable[..., Masks], **options: Any
+) -> Callable[[Callable[[], None]], functools.partial[Masks]]:
+    """Makes a preset of a strategy: its name and docstring are those of the decorated function."""
+
+    def decorate(described: Callable[[], None]) -> functools.partial[Masks]:
+        doc = inspect.cleandoc(described.__doc__ or "")  # Python's -OO leaves none.
+        about, _, source = doc.partition("\n\nSource:\n")
+        lines = "\n".join(f"    {name}={value!r}" for name, value in options.items())
+        preset = functools.partial(strategy, **options)
+        preset.__doc__ = (
+            f"{about}\n\nThe options of `{strategy.__name__}` that are set, and may be overridden:"
+            f"\n\n{lines}\n\nSource:\n{source}\n"
+        )
+        return preset
+
+    return decorate
 
 
-ijepa = _preset(
+@_preset(
     ijepa_masks,
-    """Samples I-JEPA's context and targets, with the settings of all four released models.
-
-Those models were trained with the sampling that `"reference"` follows. The preset uses the default,
-`"independent"`, whose blocks reach every token.""",
-    "github.com/facebookresearch/ijepa, `configs/in1k_vith14_ep300.yaml`,\n"
-    "    `in1k_vith16-448_ep300.yaml`, `in22k_vith14_ep66.yaml` and `in22k_vitg16_ep44.yaml`",
     num_targets=4,
     target_scale=(0.15, 0.2),
     target_aspect_ratio=(0.75, 1.5),
@@ -108,173 +109,214 @@ Those models were trained with the sampling that `"reference"` follows. The pres
     min_keep=10,
     allow_overlap=False,
 )
+def ijepa() -> None:
+    """Samples I-JEPA's context and targets, with the settings of all four released models.
 
-vjepa_short_range = _preset(
+    Those models were trained with the sampling that `"reference"` follows. The preset uses the
+    default, `"independent"`, whose blocks reach every token.
+
+    Source:
+        github.com/facebookresearch/ijepa, `configs/in1k_vith14_ep300.yaml`,
+        `in1k_vith16-448_ep300.yaml`, `in22k_vith14_ep66.yaml` and `in22k_vitg16_ep44.yaml`
+    """
+
+
+@_preset(
     vjepa_mask,
-    """Samples the first of V-JEPA's two targets of a clip: many small blocks.
-
-V-JEPA 2 uses the same pair.""",
-    "github.com/facebookresearch/jepa, `configs/pretrain/vitl16.yaml`, `vith16.yaml` and\n"
-    "    `vith16_384.yaml`; github.com/facebookresearch/vjepa2,\n"
-    "    `configs/train/vitl16/pretrain-256px-16f.yaml`",
     num_blocks=8,
     spatial_scale=(0.15, 0.15),
     temporal_scale=(1.0, 1.0),
     aspect_ratio=(0.75, 1.5),
     max_temporal_keep=1.0,
 )
+def vjepa_short_range() -> None:
+    """Samples the first of V-JEPA's two targets of a clip: many small blocks.
 
-vjepa_long_range = _preset(
+    V-JEPA 2 uses the same pair.
+
+    Source:
+        github.com/facebookresearch/jepa, `configs/pretrain/vitl16.yaml`, `vith16.yaml` and
+        `vith16_384.yaml`; github.com/facebookresearch/vjepa2,
+        `configs/train/vitl16/pretrain-256px-16f.yaml`
+    """
+
+
+@_preset(
     vjepa_mask,
-    """Samples the second of V-JEPA's two targets of a clip: two large blocks.
-
-V-JEPA 2 uses the same pair.""",
-    "the files of `vjepa_short_range`",
     num_blocks=2,
     spatial_scale=(0.7, 0.7),
     temporal_scale=(1.0, 1.0),
     aspect_ratio=(0.75, 1.5),
     max_temporal_keep=1.0,
 )
+def vjepa_long_range() -> None:
+    """Samples the second of V-JEPA's two targets of a clip: two large blocks.
 
-vjepa21_image = _preset(
+    V-JEPA 2 uses the same pair.
+
+    Source:
+        the files of `vjepa_short_range`
+    """
+
+
+@_preset(
     vjepa_mask,
-    """Samples V-JEPA 2.1's target of an image, on 16x16. An image has only this one.
-
-For clips, V-JEPA 2.1 uses V-JEPA 2's pair. The values come from a fork.""",
-    "github.com/khwstolle/vjepa2, `configs/train_2_1/vitl16/pretrain-256px-16f.yaml`;\n"
-    "    the code that reads them: github.com/facebookresearch/vjepa2, `app/vjepa_2_1/train.py`",
     num_blocks=10,
     spatial_scale=(0.15, 0.15),
     temporal_scale=(1.0, 1.0),
     aspect_ratio=(0.75, 1.5),
     max_temporal_keep=1.0,
 )
+def vjepa21_image() -> None:
+    """Samples V-JEPA 2.1's target of an image, on 16x16. An image has only this one.
 
-mae = _preset(
-    random_mask,
-    """Samples MAE's target. The context is `~mae(key, grid)`.""",
-    "github.com/facebookresearch/mae, `main_pretrain.py`, the default of `--mask_ratio`",
-    mask_ratio=0.75,
-)
+    For clips, V-JEPA 2.1 uses V-JEPA 2's pair. The values come from a fork.
 
-mae_st = _preset(
-    random_mask,
+    Source:
+        github.com/khwstolle/vjepa2, `configs/train_2_1/vitl16/pretrain-256px-16f.yaml`;
+        the code that reads them: github.com/facebookresearch/vjepa2, `app/vjepa_2_1/train.py`
+    """
+
+
+@_preset(random_mask, mask_ratio=0.75)
+def mae() -> None:
+    """Samples MAE's target. The context is `~mae(key, grid)`.
+
+    Source:
+        github.com/facebookresearch/mae, `main_pretrain.py`, the default of `--mask_ratio`
+    """
+
+
+@_preset(random_mask, mask_ratio=1412 / 1568)
+def mae_st() -> None:
     """Samples MAE-ST's target: on its grid of 8x14x14, 1,412 tokens of 1,568.
 
-Its authors round the count of kept tokens down, to 156, which `mask_ratio=0.9` does not.""",
-    "github.com/facebookresearch/mae_st, `PRETRAIN.md`, `--mask_ratio 0.9`, and `models_mae.py`",
-    mask_ratio=1412 / 1568,
-)
+    Its authors round the count of kept tokens down, to 156, which `mask_ratio=0.9` does not.
 
-audiomae = _preset(
-    random_mask,
-    """Samples AudioMAE's target, on spectrograms of 64x8 patches.""",
-    "github.com/facebookresearch/AudioMAE, `main_pretrain.py`, the default of `--mask_ratio`",
-    mask_ratio=0.8,
-)
+    Source:
+        github.com/facebookresearch/mae_st, `PRETRAIN.md`, `--mask_ratio 0.9`, and `models_mae.py`
+    """
 
-simmim = _preset(
-    random_mask,
+
+@_preset(random_mask, mask_ratio=0.8)
+def audiomae() -> None:
+    """Samples AudioMAE's target, on spectrograms of 64x8 patches.
+
+    Source:
+        github.com/facebookresearch/AudioMAE, `main_pretrain.py`, the default of `--mask_ratio`
+    """
+
+
+@_preset(random_mask, mask_ratio=0.6, cell=(8, 8))
+def simmim() -> None:
     """Samples SimMIM's target, of cells of 32x32 pixels in patches of 4 pixels: 22 of 36 on 48x48.
 
-Its authors round the count up, and `mask_ratio` rounds to the nearest. That is the same on 48x48,
-but on 56x56, 64x64 and 96x96 their counts are 30, 39 and 87 cells, and the preset's 29, 38 and 86.
-For theirs pass `mask_ratio=None, num_masked=math.ceil(0.6 * cells)`.""",
-    "github.com/microsoft/SimMIM, `data/data_simmim.py` and\n"
-    "    `configs/swin_base__800ep/simmim_pretrain__swin_base__img192_window6__800ep.yaml`",
-    mask_ratio=0.6,
-    cell=(8, 8),
-)
+    Its authors round the count up, and `mask_ratio` rounds to the nearest. That is the same on
+    48x48, but on 56x56, 64x64 and 96x96 their counts are 30, 39 and 87 cells, and the preset's 29,
+    38 and 86. For theirs pass `mask_ratio=None, num_masked=math.ceil(0.6 * cells)`.
 
-pixio = _preset(
-    random_mask,
-    """Samples Pixio's target: 12 of the 16 cells of 16x16.""",
-    "github.com/facebookresearch/pixio, `pretraining/main_pretrain.py`",
-    mask_ratio=0.75,
-    cell=(4, 4),
-)
+    Source:
+        github.com/microsoft/SimMIM, `data/data_simmim.py` and
+        `configs/swin_base__800ep/simmim_pretrain__swin_base__img192_window6__800ep.yaml`
+    """
 
-videomae_tube = _preset(
-    random_tube_mask,
-    """Samples VideoMAE's target: the same tokens in every frame.""",
-    "github.com/MCG-NJU/VideoMAE, `PRETRAIN.md`, `--mask_type tube --mask_ratio 0.9`",
-    mask_ratio=0.9,
-)
 
-cjepa = _preset(
-    object_mask,
+@_preset(random_mask, mask_ratio=0.75, cell=(4, 4))
+def pixio() -> None:
+    """Samples Pixio's target: 12 of the 16 cells of 16x16.
+
+    Source:
+        github.com/facebookresearch/pixio, `pretraining/main_pretrain.py`
+    """
+
+
+@_preset(random_tube_mask, mask_ratio=0.9)
+def videomae_tube() -> None:
+    """Samples VideoMAE's target: the same tokens in every frame.
+
+    Source:
+        github.com/MCG-NJU/VideoMAE, `PRETRAIN.md`, `--mask_type tube --mask_ratio 0.9`
+    """
+
+
+@_preset(object_mask, num_masked=2)
+def cjepa() -> None:
     """Samples C-JEPA's masked slots, on CLEVRER 2 of 7.
 
-On Push-T it masks 1 of 4: `num_masked=1`.""",
-    "github.com/galilai-group/cjepa, `config/data/clevrer.yaml` and `config/data/pusht.yaml`",
-    num_masked=2,
-)
+    On Push-T it masks 1 of 4: `num_masked=1`.
 
-beit = _preset(
-    blockwise_mask,
-    """Samples BEiT's target: on its grid of 14x14, 75 tokens.""",
-    "github.com/microsoft/unilm, `beit/run_beit_pretraining.py`, the defaults of\n"
-    "    `--num_mask_patches` and `--min_mask_patches_per_block`",
-    mask_ratio=75 / 196,
-    min_block=16,
-)
+    Source:
+        github.com/galilai-group/cjepa, `config/data/clevrer.yaml` and `config/data/pusht.yaml`
+    """
 
-dinov3 = _preset(
-    blockwise_mask,
+
+@_preset(blockwise_mask, mask_ratio=75 / 196, min_block=16)
+def beit() -> None:
+    """Samples BEiT's target: on its grid of 14x14, 75 tokens.
+
+    Source:
+        github.com/microsoft/unilm, `beit/run_beit_pretraining.py`, the defaults of
+        `--num_mask_patches` and `--min_mask_patches_per_block`
+    """
+
+
+@_preset(blockwise_mask, mask_ratio=(0.1, 0.5), min_block=4)
+def dinov3() -> None:
     """Samples the target of one masked crop of DINOv2 or DINOv3, with a random ratio.
 
-Over a batch the ratios are evenly spaced, and half of the crops are not masked. A recipe has the
-batch and its loss: `.github/RECIPES.md`, "DINOv2 and DINOv3".""",
-    "github.com/facebookresearch/dinov3, `dinov3/configs/train/dinov3_vit7b16_pretrain.yaml` and\n"
-    "    `dinov3/data/masking.py`",
-    mask_ratio=(0.1, 0.5),
-    min_block=4,
-)
+    Over a batch the ratios are evenly spaced, and half of the crops are not masked. A recipe has
+    the batch and its loss: `.github/RECIPES.md`, "DINOv2 and DINOv3".
 
-capi = _preset(
-    inverse_block_mask,
+    Source:
+        github.com/facebookresearch/dinov3, `dinov3/configs/train/dinov3_vit7b16_pretrain.yaml` and
+        `dinov3/data/masking.py`
+    """
+
+
+@_preset(inverse_block_mask, mask_ratio=0.65, aspect_ratio=(0.5, 2.0), roll=True)
+def capi() -> None:
     """Samples CAPI's target: on its grid of 16x16, 166 tokens.
 
-Its loss uses 8 random ones of them: `clip_count(key, mask, maximum=8)`.""",
-    "github.com/facebookresearch/capi, `default_pretrain_config.yaml`",
-    mask_ratio=0.65,
-    aspect_ratio=(0.5, 2.0),
-    roll=True,
-)
+    Its loss uses 8 random ones of them: `clip_count(key, mask, maximum=8)`.
 
-wav2vec2 = _preset(
-    span_mask,
+    Source:
+        github.com/facebookresearch/capi, `default_pretrain_config.yaml`
+    """
+
+
+@_preset(span_mask, mask_ratio=0.65, span=10)
+def wav2vec2() -> None:
     """Samples the target of wav2vec 2.0, about half of the tokens, because spans overlap.
 
-For padded speech, pass `within`. On short sequences fairseq takes more spans: see `hubert`.""",
-    "github.com/facebookresearch/fairseq, `fairseq/models/wav2vec/wav2vec2.py`",
-    mask_ratio=0.65,
-    span=10,
-)
+    For padded speech, pass `within`. On short sequences fairseq takes more spans: see `hubert`.
 
-hubert = _preset(
-    span_mask,
+    Source:
+        github.com/facebookresearch/fairseq, `fairseq/models/wav2vec/wav2vec2.py`
+    """
+
+
+@_preset(span_mask, mask_ratio=0.8, span=10)
+def hubert() -> None:
     """Samples HuBERT's target. For padded speech, pass `within`.
 
-fairseq takes at least two spans, and this preset at least one. On sequences of 11 to 20 tokens
-fairseq masks 0.97 to 0.68, and this preset 0.91 to 0.50. From 31 tokens on, the ratios agree
-within 0.01.""",
-    "github.com/facebookresearch/fairseq,\n"
-    "    `examples/hubert/config/pretrain/hubert_base_librispeech.yaml` and\n"
-    "    `fairseq/models/hubert/hubert.py`",
-    mask_ratio=0.8,
-    span=10,
-)
+    fairseq takes at least two spans, and this preset at least one. On sequences of 11 to 20 tokens
+    fairseq masks 0.97 to 0.68, and this preset 0.91 to 0.50. From 31 tokens on, the ratios agree
+    within 0.01.
 
-t5 = _preset(
-    random_span_mask,
+    Source:
+        github.com/facebookresearch/fairseq,
+        `examples/hubert/config/pretrain/hubert_base_librispeech.yaml` and
+        `fairseq/models/hubert/hubert.py`
+    """
+
+
+@_preset(random_span_mask, mask_ratio=0.15, mean_span=3.0, ends="t5")
+def t5() -> None:
     """Samples T5's target: on 512 tokens, 77 tokens in 26 spans.
 
-A recipe has its inputs and targets, and UL2's settings: `.github/RECIPES.md`, "T5 and UL2".""",
-    "github.com/google-research/text-to-text-transfer-transformer, `t5/data/preprocessors.py`,\n"
-    "    `random_spans_noise_mask`",
-    mask_ratio=0.15,
-    mean_span=3.0,
-    ends="t5",
-)
+    A recipe has its inputs and targets, and UL2's settings: `.github/RECIPES.md`, "T5 and UL2".
+
+    Source:
+        github.com/google-research/text-to-text-transfer-transformer, `t5/data/preprocessors.py`,
+        `random_spans_noise_mask`
+    """
