@@ -4,10 +4,11 @@ An option is static, and comes back as plain Python. What may be an array, trace
 as it is: its value cannot be checked, and the traced code clamps it.
 """
 
+import functools
 import math
 import numbers
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ CountOrRange = Count | Sequence[Int]
 
 Within = Sequence[Count] | Array
 """The real sides of one sample: an integer for each axis of the grid."""
+
+Number = TypeVar("Number", int, float)
 
 MAX_TOKENS = 2**24
 MAX_BLOCKS = 2**16
@@ -103,6 +106,11 @@ def block_count(name: str, value: Any) -> int:
     return integer(name, value, 1, MAX_BLOCKS)
 
 
+def side(name: str, value: Any) -> int:
+    """Returns a side of a box, in tokens."""
+    return integer(name, value, 1, MAX_TOKENS)
+
+
 def flag(name: str, value: Any) -> bool:
     """Returns True or False."""
     if not isinstance(value, bool | np.bool_):
@@ -114,11 +122,8 @@ def choice(name: str, value: Any, choices: tuple[str, ...], renamed: dict[str, s
     """Returns one of the words; an old word is refused with the new one in the message."""
     if isinstance(value, str) and value in choices:
         return value
-    now = (
-        f"; {value!r} is now {renamed[value]!r}"
-        if isinstance(value, str) and value in renamed
-        else ""
-    )
+    new = renamed.get(value) if isinstance(value, str) else None
+    now = f"; {value!r} is now {new!r}" if new else ""
     raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}{now}")
 
 
@@ -129,20 +134,33 @@ def real(name: str, value: Any, instead: str = _SWITCH) -> float:
         advice = "; use float()" if getattr(value, "shape", None) == () else ""
         raise TypeError(f"{name} must be a number, got {value!r}{advice}")
     try:
-        finite = math.isfinite(value)
-    except OverflowError:
-        finite = False
-    if not finite:
+        plain = float(value)
+    except OverflowError:  # 10**400
+        plain = math.inf
+    if not math.isfinite(plain):
         raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    return plain
+
+
+def positive(name: str, value: Any) -> float:
+    """Returns a number above 0."""
+    plain = real(name, value)
+    if plain <= 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+    return plain
 
 
 def fraction(name: str, value: Any, *, one: bool = False, instead: str = _SWITCH) -> float:
     """Returns a number in `(0, 1)`, or in `(0, 1]` if `one` is allowed."""
-    part = real(name, value, instead)
-    if not (0 < part < 1 or (one and part == 1)):
+    plain = real(name, value, instead)
+    if not (0 < plain < 1 or (one and plain == 1)):
         raise ValueError(f"{name} must be in {'(0, 1]' if one else '(0, 1)'}, got {value}")
-    return part
+    return plain
+
+
+def scale(name: str, value: Any) -> float:
+    """Returns a number in `(0, 1]`."""
+    return fraction(name, value, one=True)
 
 
 def is_sequence(value: Any) -> bool:
@@ -162,29 +180,26 @@ def sequence(name: str, value: Any, lengths: tuple[int, ...], meaning: str) -> t
     return tuple(value)
 
 
-def real_range(name: str, value: Any, high: float | None = 1.0) -> tuple[float, float]:
-    """Returns a pair of numbers with `0 < min <= max`, and `max <= high` where it is given."""
-    pair = sequence(name, value, (2,), "a pair (min, max)")
-    low, top = (real(f"{name}[{i}]", item) for i, item in enumerate(pair))
-    if not 0 < low <= top or (high is not None and top > high):
-        bound = "" if high is None else f" <= {high:g}"
-        raise ValueError(f"{name} must satisfy 0 < min <= max{bound}, got {value!r}")
-    return low, top
+def pair(name: str, value: Any, check: Callable[[str, Any], Number]) -> tuple[Number, Number]:
+    """Returns a pair with `min <= max`, whose ends pass the check of one."""
+    ends = sequence(name, value, (2,), "a pair (min, max)")
+    low, high = (check(f"{name}[{i}]", end) for i, end in enumerate(ends))
+    if low > high:
+        raise ValueError(f"{name} must satisfy min <= max, got {value!r}")
+    return low, high
+
+
+def one_or_pair(
+    name: str, value: Any, check: Callable[[str, Any], Number]
+) -> tuple[Number, Number]:
+    """Returns a pair, of one number twice if it is no pair."""
+    return pair(name, value, check) if is_sequence(value) else (check(name, value),) * 2
 
 
 def refuse_unless_default(name: str, value: Any, default: Any, where: str) -> None:
     """Refuses an option where it has no meaning, unless it is the default."""
     if value != default:
         raise ValueError(f"{name} has no meaning {where} and must be {default}, got {value}")
-
-
-def count_range(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
-    """Returns an inclusive pair of integers with `1 <= min <= max`."""
-    pair = sequence(name, value, (2,), "a pair (min, max)")
-    low, top = (integer(f"{name}[{i}]", item, 1, high) for i, item in enumerate(pair))
-    if low > top:
-        raise ValueError(f"{name} must satisfy 1 <= min <= max, got {value!r}")
-    return low, top
 
 
 def count(name: str, value: Any, low: float = 1, high: int | None = None) -> Any:
@@ -226,21 +241,13 @@ def masked(mask_ratio: Any, num_masked: Any, tokens: int) -> tuple[Any, Any]:
         A pair of ratios, or None; and if it is None, a pair of counts or an array.
     """
     exactly_one(mask_ratio=mask_ratio, num_masked=num_masked)
-    if isinstance(num_masked, tuple | list):
-        return None, count_range("num_masked", num_masked, tokens - 1)
-    if num_masked is not None:
-        num_masked = count("num_masked", num_masked, 1, tokens - 1)
-        return None, (num_masked, num_masked) if isinstance(num_masked, int) else num_masked
-    if not is_sequence(mask_ratio):
-        ratio = fraction("mask_ratio", mask_ratio, instead=_COUNT_INSTEAD)
-        return (ratio, ratio), None
-    pair = sequence("mask_ratio", mask_ratio, (2,), "a pair (min, max)")
-    low, high = (
-        fraction(f"mask_ratio[{i}]", ratio, instead=_COUNT_INSTEAD) for i, ratio in enumerate(pair)
-    )
-    if low > high:
-        raise ValueError(f"mask_ratio must satisfy min <= max, got {mask_ratio!r}")
-    return (low, high), None
+    if num_masked is None:
+        ratio = functools.partial(fraction, instead=_COUNT_INSTEAD)
+        return one_or_pair("mask_ratio", mask_ratio, ratio), None
+    if is_array(num_masked):
+        return None, count("num_masked", num_masked)
+    within_grid = functools.partial(integer, high=tokens - 1)
+    return None, one_or_pair("num_masked", num_masked, within_grid)
 
 
 _COUNT_INSTEAD = (

@@ -31,7 +31,7 @@ JEPA_ASPECT_RATIO = (0.75, 1.5)
 
 def check_aspect_ratio(name: str, value: Any, rank: int) -> tuple[float, float] | None:
     """Returns the aspect ratio of I-JEPA's and V-JEPA's blocks, None on a sequence."""
-    ends = _check.real_range(name, value, high=None)
+    ends = _check.pair(name, value, _check.positive)
     if rank > 1:
         return ends
     _check.refuse_unless_default(name, ends, JEPA_ASPECT_RATIO, "on a sequence")

@@ -64,8 +64,8 @@ def block_mask(
     """
     key, grid = _check.key(key), _check.grid(grid, whole_frames=True)
     num_targets = _check.block_count("num_targets", num_targets)
-    scale = _check.real_range("target_scale", target_scale)
-    aspect_ratio = _check.real_range("target_aspect_ratio", target_aspect_ratio, high=None)
+    scale = _check.pair("target_scale", target_scale, _check.scale)
+    aspect_ratio = _check.pair("target_aspect_ratio", target_aspect_ratio, _check.positive)
     return _block_mask(key, grid, num_targets, scale, aspect_ratio)
 
 

@@ -107,7 +107,7 @@ def blockwise_mask(
     max_block = tokens if max_block is None else _check_area("max_block", max_block, tokens)
     if min_block > max_block:
         raise ValueError(f"min_block must be at most max_block, got {min_block} and {max_block}")
-    aspect_ratio = _check.real_range("aspect_ratio", aspect_ratio, high=None)
+    aspect_ratio = _check.pair("aspect_ratio", aspect_ratio, _check.positive)
     return _blockwise_mask(key, grid, mask_ratio, num_masked, min_block, max_block, aspect_ratio)
 
 

@@ -88,15 +88,10 @@ def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int] |
         raise TypeError(f"extent must have {meaning}, got {extent!r}")
     if len(extent) != len(grid):
         raise ValueError(f"extent must have {meaning}, got {extent!r}")
-
-    def pair(name: str, sides: Any) -> tuple[int, int] | None:
-        if sides is None:
-            return None
-        if _check.is_sequence(sides):
-            return _check.count_range(name, sides, _check.MAX_TOKENS)
-        return (_check.integer(name, sides, 1, _check.MAX_TOKENS),) * 2
-
-    return tuple(pair(f"extent[{i}]", sides) for i, sides in enumerate(extent))
+    return tuple(
+        None if sides is None else _check.one_or_pair(f"extent[{i}]", sides, _check.side)
+        for i, sides in enumerate(extent)
+    )
 
 
 @_tracing.jit

@@ -223,11 +223,11 @@ def _check_options(
         )
     return _Options(
         num_targets=_check.block_count("num_targets", num_targets),
-        target_scale=_check.real_range("target_scale", target_scale),
+        target_scale=_check.pair("target_scale", target_scale, _check.scale),
         target_aspect_ratio=_sizes.check_aspect_ratio(
             "target_aspect_ratio", target_aspect_ratio, len(grid)
         ),
-        context_scale=_check.real_range("context_scale", context_scale),
+        context_scale=_check.pair("context_scale", context_scale, _check.scale),
         allow_overlap=_check.flag("allow_overlap", allow_overlap),
         reference=sampling == "reference",
     )

@@ -76,7 +76,7 @@ def inverse_block_mask(
         num_masked = _check.integer("num_masked", num_masked, 1, tokens - 1)
     mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, tokens)
     count = int(_counts.masked_range(tokens, mask_ratio, num_masked)[0])
-    low, high = _check.real_range("aspect_ratio", aspect_ratio, high=None)
+    low, high = _check.pair("aspect_ratio", aspect_ratio, _check.positive)
     roll = _check.flag("roll", roll)
     visible, (height, width) = tokens - count, grid
     lowest, highest = max(low, visible / width**2), min(high, height**2 / visible)

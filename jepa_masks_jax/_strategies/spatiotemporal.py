@@ -64,8 +64,8 @@ def spatiotemporal_mask(
     """
     key, grid = _check.key(key), _check.grid(grid)
     num_targets = _check.block_count("num_targets", num_targets)
-    extent = _check.count_range("temporal_extent", temporal_extent, _check.MAX_TOKENS)
-    scale = _check.real_range("spatial_scale", spatial_scale)
+    extent = _check.pair("temporal_extent", temporal_extent, _check.side)
+    scale = _check.pair("spatial_scale", spatial_scale, _check.scale)
     return _spatiotemporal_mask(key, grid, num_targets, extent, scale)
 
 

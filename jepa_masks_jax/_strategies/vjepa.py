@@ -109,10 +109,10 @@ def vjepa_mask(
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3))
     num_blocks = _check.block_count("num_blocks", num_blocks)
-    scale = _check.real_range("spatial_scale", spatial_scale)
-    times = _check.real_range("temporal_scale", temporal_scale)
+    scale = _check.pair("spatial_scale", spatial_scale, _check.scale)
+    times = _check.pair("temporal_scale", temporal_scale, _check.scale)
     aspect = _sizes.check_aspect_ratio("aspect_ratio", aspect_ratio, len(grid))
-    keep = _check.fraction("max_temporal_keep", max_temporal_keep, one=True)
+    keep = _check.scale("max_temporal_keep", max_temporal_keep)
     if len(grid) < 3:
         where = "without frames"
         _check.refuse_unless_default("temporal_scale", times, _ALL_FRAMES, where)
