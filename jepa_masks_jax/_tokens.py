@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cmath
 import numbers
 from typing import Any
 
@@ -239,22 +238,19 @@ def _explicit_sharding(tokens: jax.Array, rows: jax.Array) -> NamedSharding | No
 
 
 def _check_indices(indices: TokenIndices) -> None:
-    if not isinstance(indices, TokenIndices):
+    got: Any = _check.brief(indices)
+    if isinstance(indices, TokenIndices):
+        got = [getattr(part, "dtype", type(part).__name__) for part in indices]
+    if got != [jnp.int32, jnp.bool_]:
         raise TypeError(
             "indices must be the TokenIndices that token_indices(mask, size=K) returns, whole and "
-            f"not unpacked, got {_check.brief(indices)}"
+            f"not unpacked, of int32 and bool, got {got}"
         )
-    index, valid = indices
-    dtypes = [getattr(part, "dtype", type(part).__name__) for part in indices]
-    if dtypes != [jnp.int32, jnp.bool_]:
-        raise TypeError(
-            "indices must be the TokenIndices of token_indices, int32 and bool, "
-            f"got {dtypes[0]} and {dtypes[1]}"
-        )
-    if index.ndim != 1 or valid.shape != index.shape:
+    shapes = [part.shape for part in indices]
+    if len(shapes[0]) != 1 or shapes[1] != shapes[0]:
         raise ValueError(
-            f"indices must be those of one mask, int32[size], got {index.shape}; use jax.vmap for "
-            "a batch"
+            f"indices must be those of one mask, int32[size], got {shapes[0]}; use jax.vmap for a "
+            "batch"
         )
 
 
@@ -310,12 +306,13 @@ def _as_held(fill: Any, dtype: Any) -> np.ndarray | None:
         value = kind(fill)
         with np.errstate(over="ignore"):
             held = np.asarray(value).astype(dtype)
-        if kind is int:
-            return held if int(held) == fill else None
+        back = kind(held)
     except (OverflowError, ValueError):  # float(10**400), int(nan)
         return None
-    # Rounding is fine, but not to infinity, from it to NaN, or down to the largest number.
+    if back == fill or (back != back and value != value):
+        return held
+    if kind is int:
+        return None
+    # Rounding is fine, but not to infinity or down to the largest number.
     limits = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
-    too_large = is_float and abs(value) > float(limits.max) * (1 + float(limits.eps) / 4)
-    is_rounded = all(of(kind(held)) == of(value) for of in (cmath.isinf, cmath.isnan))
-    return held if is_rounded and (cmath.isinf(value) or not too_large) else None
+    return held if abs(value) < float(limits.max) * (1 + float(limits.eps) / 4) else None
