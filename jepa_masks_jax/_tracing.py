@@ -1,6 +1,7 @@
 """What JAX asks of traced code: one way to jit, plans made while tracing, shardings that agree."""
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,21 +16,32 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def jit(function: Function) -> Function:
-    """Jits a function of positional arguments: arrays are traced, all else is static.
+    """Jits a function, also one that is made anew at every call of a strategy.
 
-    A static argument is hashable. An argument is an array if it is a pytree of nothing but arrays.
+    What the function closes over is static, and so must be hashable: functions of the same code
+    that close over equal values are one program. A positional argument is traced if it is a pytree
+    of nothing but arrays, and else static too.
     """
-
-    @functools.cache
-    def jitted(static: tuple[int, ...]) -> Callable[..., Any]:
-        return jax.jit(function, static_argnums=static)
+    closed_over = tuple(cell.cell_contents for cell in function.__closure__ or ())
+    programs = _programs(function.__code__, closed_over)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         args = tuple(jnp.asarray(arg) if hasattr(arg, "__jax_array__") else arg for arg in args)
-        return jitted(tuple(i for i, arg in enumerate(args) if not _holds_arrays(arg)))(*args)
+        static = tuple(i for i, arg in enumerate(args) if not _holds_arrays(arg))
+        if static not in programs:
+            programs[static] = jax.jit(function, static_argnums=static)
+        return programs[static](*args)
 
     return call  # type: ignore[return-value]
+
+
+@functools.cache
+def _programs(code: types.CodeType, closed_over: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
+    """Returns the jitted functions of one code and what it closes over, by their static places."""
+    if any(map(_holds_arrays, closed_over)):
+        raise TypeError(f"{code.co_qualname} closes over an array, which must be an argument")
+    return {}
 
 
 def _holds_arrays(arg: Any) -> bool:

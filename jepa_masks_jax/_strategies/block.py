@@ -66,7 +66,24 @@ def block_mask(
     num_targets = _check.block_count("num_targets", num_targets)
     scale = _check.pair("target_scale", target_scale, _check.scale)
     aspect_ratio = _check.pair("target_aspect_ratio", target_aspect_ratio, _check.positive)
-    return _block_mask(key, grid, num_targets, scale, aspect_ratio)
+    frame = grid[-2:]
+
+    @_tracing.jit
+    def sample(key: jax.Array) -> jax.Array:
+        counts, aspects = _tracing.planned(
+            _plan, math.prod(frame), num_targets, scale, aspect_ratio
+        )
+        smallest, largest = counts.floors
+        lowest = _sizes.rounded_sqrt(4 * smallest * aspects.first, aspects.unit)
+        highest = _sizes.rounded_sqrt(4 * largest * aspects.last, aspects.unit)
+        may_be_full = _boxes.can_cover(num_targets, (highest, largest // max(lowest, 1)), frame)
+        words, last_word = _boxes.words_of_boxes(key, num_targets, 4, may_be_full=may_be_full)
+        count, aspect = counts.sample_floor(words[0]), aspects.sample(words[1])
+        height = _sizes.traced_rounded_sqrt(4 * count * aspect, jnp.int32(aspects.unit))
+        width = jnp.where(height > 0, lax.div(count, jnp.maximum(height, 1)), 1)
+        return jnp.broadcast_to(_boxes.union(words[2:], (height, width), frame, last_word), grid)
+
+    return sample(key)
 
 
 def _plan(
@@ -77,25 +94,3 @@ def _plan(
 ) -> tuple[Uniform, Uniform]:
     counts = _draws.uniform(*(tokens * scale / num_targets + 0.5 for scale in target_scale))
     return counts, _sizes.aspects("target_aspect_ratio", target_aspect_ratio, counts.floors[1])
-
-
-@_tracing.jit
-def _block_mask(
-    key: jax.Array,
-    grid: tuple[int, ...],
-    num_targets: int,
-    target_scale: tuple[float, float],
-    target_aspect_ratio: tuple[float, float],
-) -> jax.Array:
-    frame = grid[-2:]
-    options = num_targets, target_scale, target_aspect_ratio
-    counts, aspects = _tracing.planned(_plan, math.prod(frame), *options)
-    smallest, largest = counts.floors
-    lowest = _sizes.rounded_sqrt(4 * smallest * aspects.first, aspects.unit)
-    highest = _sizes.rounded_sqrt(4 * largest * aspects.last, aspects.unit)
-    may_be_full = _boxes.can_cover(num_targets, (highest, largest // max(lowest, 1)), frame)
-    words, last_word = _boxes.words_of_boxes(key, num_targets, 4, may_be_full=may_be_full)
-    count, aspect = counts.sample_floor(words[0]), aspects.sample(words[1])
-    height = _sizes.traced_rounded_sqrt(4 * count * aspect, jnp.int32(aspects.unit))
-    width = jnp.where(height > 0, lax.div(count, jnp.maximum(height, 1)), 1)
-    return jnp.broadcast_to(_boxes.union(words[2:], (height, width), frame, last_word), grid)

@@ -108,7 +108,49 @@ def blockwise_mask(
     if min_block > max_block:
         raise ValueError(f"min_block must be at most max_block, got {min_block} and {max_block}")
     aspect_ratio = _check.pair("aspect_ratio", aspect_ratio, _check.positive)
-    return _blockwise_mask(key, grid, mask_ratio, num_masked, min_block, max_block, aspect_ratio)
+
+    @_tracing.jit
+    def sample(key: jax.Array, num_masked: Any) -> jax.Array:
+        tokens = math.prod(grid)
+        words = _draws.random_words(key, 4 * _TRIES + tokens + 1)
+        try_words, token_words, count_word = words[: 4 * _TRIES], words[4 * _TRIES : -1], words[-1]
+        count = _counts.sample_masked(count_word, tokens, mask_ratio, num_masked)
+        aspect_words, *other_words = try_words.reshape(_TRIES, 4).T
+        _, most_masked = _counts.masked_range(tokens, mask_ratio, num_masked)
+        largest_area = max(min_block, min(max_block, int(most_masked)))
+        per_token = 4 * _PER_TOKEN * max(aspect_ratio[1], 1)
+        unit = int(_sizes.aspect_unit("aspect_ratio", aspect_ratio, largest_area, per_token))
+        # Rounding up may not leave int32: `traced_sides` multiplies by four areas.
+        highest = _check.INT32_MAX // (4 * _PER_TOKEN * largest_area)
+        aspect_table = np.minimum(np.rint(unit * _sizes.log_uniform(*aspect_ratio)), highest)
+        aspects = _draws.entries(aspect_words, aspect_table.astype(np.int32))
+
+        def try_block(state: _State, tried: tuple[jax.Array, ...]) -> tuple[_State, None]:
+            aspect, area_word, *corner_words = tried
+            rest = jnp.minimum(state.missing, max_block)
+            smallest, largest = jnp.minimum(min_block, rest), jnp.maximum(min_block, rest)
+            area = _PER_TOKEN * smallest + _draws.below(
+                area_word, _PER_TOKEN * (largest - smallest)
+            )
+            height, width = _sizes.traced_sides(area, aspect, unit, _PER_TOKEN)
+            fits = (height > 0) & (height < grid[0]) & (width > 0) & (width < grid[1])
+            new = _boxes.place_each(corner_words, (height, width), grid, grid) & ~state.mask
+            num_new = jnp.sum(new, dtype=jnp.int32)
+            accepted = fits & (num_new > 0) & (num_new <= rest) & (state.rejected < _REJECTIONS)
+            return _State(
+                state.mask | (new & accepted),
+                state.missing - jnp.where(accepted, num_new, 0),
+                jnp.where(accepted, 0, state.rejected + 1),
+            ), None
+
+        start = _State(jnp.zeros(grid, bool), count, jnp.int32(0))
+        start = _State(*(_tracing.vary_as(initial, words, count) for initial in start))
+        state, _ = lax.scan(try_block, start, (aspects, *other_words), unroll=_UNROLL)
+        free = ~state.mask.reshape(-1)
+        added = _subsets.random_subset(token_words, free, state.missing)
+        return state.mask | added.reshape(grid)
+
+    return sample(key, num_masked)
 
 
 def _check_area(name: str, area: Any, tokens: int) -> int:
@@ -119,51 +161,3 @@ def _check_area(name: str, area: Any, tokens: int) -> int:
             f"{name} if it is the default or a preset's"
         )
     return area
-
-
-@_tracing.jit
-def _blockwise_mask(
-    key: jax.Array,
-    grid: tuple[int, ...],
-    mask_ratio: Any,
-    num_masked: Any,
-    min_block: int,
-    max_block: int,
-    aspect_ratio: tuple[float, float],
-) -> jax.Array:
-    tokens = math.prod(grid)
-    words = _draws.random_words(key, 4 * _TRIES + tokens + 1)
-    try_words, token_words, count_word = words[: 4 * _TRIES], words[4 * _TRIES : -1], words[-1]
-    count = _counts.sample_masked(count_word, tokens, mask_ratio, num_masked)
-    aspect_words, *other_words = try_words.reshape(_TRIES, 4).T
-    _, most_masked = _counts.masked_range(tokens, mask_ratio, num_masked)
-    largest_area = max(min_block, min(max_block, int(most_masked)))
-    per_token = 4 * _PER_TOKEN * max(aspect_ratio[1], 1)
-    unit = int(_sizes.aspect_unit("aspect_ratio", aspect_ratio, largest_area, per_token))
-    # Rounding up may not leave int32: `traced_sides` multiplies by four areas.
-    highest = _check.INT32_MAX // (4 * _PER_TOKEN * largest_area)
-    aspect_table = np.minimum(np.rint(unit * _sizes.log_uniform(*aspect_ratio)), highest)
-    aspects = _draws.entries(aspect_words, aspect_table.astype(np.int32))
-
-    def try_block(state: _State, tried: tuple[jax.Array, ...]) -> tuple[_State, None]:
-        aspect, area_word, *corner_words = tried
-        rest = jnp.minimum(state.missing, max_block)
-        smallest, largest = jnp.minimum(min_block, rest), jnp.maximum(min_block, rest)
-        area = _PER_TOKEN * smallest + _draws.below(area_word, _PER_TOKEN * (largest - smallest))
-        height, width = _sizes.traced_sides(area, aspect, unit, _PER_TOKEN)
-        fits = (height > 0) & (height < grid[0]) & (width > 0) & (width < grid[1])
-        new = _boxes.place_each(corner_words, (height, width), grid, grid) & ~state.mask
-        num_new = jnp.sum(new, dtype=jnp.int32)
-        accepted = fits & (num_new > 0) & (num_new <= rest) & (state.rejected < _REJECTIONS)
-        return _State(
-            state.mask | (new & accepted),
-            state.missing - jnp.where(accepted, num_new, 0),
-            jnp.where(accepted, 0, state.rejected + 1),
-        ), None
-
-    start = _State(jnp.zeros(grid, bool), count, jnp.int32(0))
-    start = _State(*(_tracing.vary_as(initial, words, count) for initial in start))
-    state, _ = lax.scan(try_block, start, (aspects, *other_words), unroll=_UNROLL)
-    free = ~state.mask.reshape(-1)
-    added = _subsets.random_subset(token_words, free, state.missing)
-    return state.mask | added.reshape(grid)

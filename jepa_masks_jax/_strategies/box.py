@@ -73,11 +73,31 @@ def box_mask(
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
     num_boxes = _check.block_count("num_boxes", num_boxes)
     extent = _check_extent(extent, grid)
-    chosen = _check.choice(
-        "placement", placement, ("inside", "centered"), renamed={"centred": "centered"}
-    )
-    sides = _check.within(within, grid)
-    return _box_mask(key, grid, num_boxes, extent, chosen == "centered", sides)
+    renamed = {"centred": "centered"}
+    placements = ("inside", "centered")
+    centered = _check.choice("placement", placement, placements, renamed) == "centered"
+
+    @_tracing.jit
+    def sample(key: jax.Array, within: Any) -> jax.Array:
+        part, rank = _within.real_part(grid, within), len(grid)
+        largest = [grid[i] if pair is None else pair[1] for i, pair in enumerate(extent)]
+        may_be_full = within is not None or _boxes.can_cover(num_boxes, largest, grid)
+        words, last_word = _boxes.words_of_boxes(key, num_boxes, 2 * rank, may_be_full=may_be_full)
+        sides, starts = [], []
+        for side_words, place_words, pair, length in zip(
+            words[:rank], words[rank:], extent, part.sides, strict=True
+        ):
+            side = jnp.minimum(_draws.between(side_words, *(pair or (length, length))), length)
+            if centered and pair is not None:
+                start = _draws.below(place_words, length) - side // 2
+            else:
+                start = _draws.below(place_words, length - side + 1)
+            starts.append(start)
+            sides.append(side)
+        mask = jnp.any(_boxes.each_box(starts, sides, grid), axis=0) & part.inside
+        return mask if last_word is None else _boxes.leave_one(mask, part, last_word)
+
+    return sample(key, _check.within(within, grid))
 
 
 def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int] | None, ...]:
@@ -92,31 +112,3 @@ def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int] |
         None if sides is None else _check.one_or_pair(f"extent[{i}]", sides, _check.side)
         for i, sides in enumerate(extent)
     )
-
-
-@_tracing.jit
-def _box_mask(
-    key: jax.Array,
-    grid: tuple[int, ...],
-    num_boxes: int,
-    extent: tuple[tuple[int, int] | None, ...],
-    centered: bool,
-    within: Any,
-) -> jax.Array:
-    part, rank = _within.real_part(grid, within), len(grid)
-    largest = [grid[i] if pair is None else pair[1] for i, pair in enumerate(extent)]
-    may_be_full = within is not None or _boxes.can_cover(num_boxes, largest, grid)
-    words, last_word = _boxes.words_of_boxes(key, num_boxes, 2 * rank, may_be_full=may_be_full)
-    sides, starts = [], []
-    for side_words, place_words, pair, length in zip(
-        words[:rank], words[rank:], extent, part.sides, strict=True
-    ):
-        side = jnp.minimum(_draws.between(side_words, *(pair or (length, length))), length)
-        if centered and pair is not None:
-            start = _draws.below(place_words, length) - side // 2
-        else:
-            start = _draws.below(place_words, length - side + 1)
-        starts.append(start)
-        sides.append(side)
-    mask = jnp.any(_boxes.each_box(starts, sides, grid), axis=0) & part.inside
-    return mask if last_word is None else _boxes.leave_one(mask, part, last_word)

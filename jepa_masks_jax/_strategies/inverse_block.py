@@ -85,25 +85,19 @@ def inverse_block_mask(
             f"aspect_ratio must allow a block of {visible} visible tokens that fits in the grid "
             f"{grid}, from {visible / width**2:g} to {height**2 / visible:g}; got {aspect_ratio!r}"
         )
-    return _inverse_block_mask(key, grid, visible, (lowest, highest), roll)
 
+    @_tracing.jit
+    def sample(key: jax.Array) -> jax.Array:
+        words = _draws.random_words(key, 3)
+        sides = _draws.entries(words[0], _side_table(grid, visible, (lowest, highest)))
+        row, column = (
+            _from_start(word, length if roll else length - side + 1, axis, grid)
+            for axis, (word, length, side) in enumerate(zip(words[1:], grid, sides, strict=True))
+        )
+        _, width = sides
+        return ~((column < width) & (row * width + column < visible))
 
-@_tracing.jit
-def _inverse_block_mask(
-    key: jax.Array,
-    grid: tuple[int, ...],
-    visible: int,
-    aspect_ratio: tuple[float, float],
-    roll: bool,
-) -> jax.Array:
-    words = _draws.random_words(key, 3)
-    sides = _draws.entries(words[0], _side_table(grid, visible, aspect_ratio))
-    row, column = (
-        _from_start(word, length if roll else length - side + 1, axis, grid)
-        for axis, (word, length, side) in enumerate(zip(words[1:], grid, sides, strict=True))
-    )
-    _, width = sides
-    return ~((column < width) & (row * width + column < visible))
+    return sample(key)
 
 
 def _side_table(

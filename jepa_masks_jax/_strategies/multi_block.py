@@ -57,15 +57,14 @@ def multi_block_mask(
     key, grid = _check.key(key), _check.grid(grid, whole_frames=True)
     mask_ratio = _check.fraction("mask_ratio", mask_ratio)
     num_blocks = _check.block_count("num_blocks", num_blocks)
-    count = max(math.floor(math.prod(grid[-2:]) * mask_ratio + 0.5) // num_blocks, 1)
-    return _multi_block_mask(key, grid, num_blocks, _sizes.rounded_sqrt(4 * count))
+    frame = grid[-2:]
+    count = max(math.floor(math.prod(frame) * mask_ratio + 0.5) // num_blocks, 1)
+    sides = (_sizes.rounded_sqrt(4 * count),) * 2
 
+    @_tracing.jit
+    def sample(key: jax.Array) -> jax.Array:
+        may_be_full = _boxes.can_cover(num_blocks, sides, frame)
+        words, last_word = _boxes.words_of_boxes(key, num_blocks, 2, may_be_full=may_be_full)
+        return jnp.broadcast_to(_boxes.union(words, sides, frame, last_word), grid)
 
-@_tracing.jit
-def _multi_block_mask(
-    key: jax.Array, grid: tuple[int, ...], num_blocks: int, side: int
-) -> jax.Array:
-    frame, sides = grid[-2:], (side, side)
-    may_be_full = _boxes.can_cover(num_blocks, sides, frame)
-    words, last_word = _boxes.words_of_boxes(key, num_blocks, 2, may_be_full=may_be_full)
-    return jnp.broadcast_to(_boxes.union(words, sides, frame, last_word), grid)
+    return sample(key)

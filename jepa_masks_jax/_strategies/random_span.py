@@ -130,18 +130,43 @@ def random_span_mask(
     key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
     (length,) = grid
     mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, length)
-    chosen = _check.choice("ends", ends, ("free", "t5"), {})
+    is_t5 = _check.choice("ends", ends, ("free", "t5"), {}) == "t5"
     _check.exactly_one(mean_span=mean_span, num_spans=num_spans)
     if mean_span is not None:
         mean_span = _check.real("mean_span", mean_span, _NUM_SPANS_INSTEAD)
         if mean_span < 1:
             raise ValueError(f"mean_span must be at least 1, got {mean_span}")
     else:
-        num_spans = _check.count("num_spans", num_spans, 1, (length + (chosen == "free")) // 2)
-    sides = _check.within(within, grid)
-    return _random_span_mask(
-        key, grid, mask_ratio, num_masked, mean_span, num_spans, chosen == "t5", sides
-    )
+        num_spans = _check.count("num_spans", num_spans, 1, (length + (not is_t5)) // 2)
+
+    @_tracing.jit
+    def sample(key: jax.Array, num_masked: Any, num_spans: Any, within: Any) -> jax.Array:
+        (length,) = _within.real_part(grid, within).sides
+        words = _draws.random_words(key, 2 * grid[0])
+        # A word for each seam and each gap. Nothing is cut before the first token: its is free.
+        seam_words, gap_words = words[::2], words[1::2]
+        masked = _counts.sample_masked(
+            seam_words[0], length, mask_ratio, num_masked, largest=grid[0]
+        )
+        context = length - masked
+        if mean_span is not None:
+            num_spans = _tracing.planned(_plan_spans, masked, mean_span, largest=grid[0])
+        gaps = context if is_t5 else context + 1
+        spans = _counts.clamp(num_spans, 1, jnp.minimum(masked, gaps))
+        place = lax.iota(jnp.int32, grid[0])
+        cut = _subsets.random_subset(seam_words, (place > 0) & (place < masked), spans - 1)
+        if is_t5:
+            inner = (place > 0) & (place < context)
+            gap = _subsets.random_subset(gap_words, inner, spans - 1) | (place == context)
+        else:
+            gap = _subsets.random_subset(gap_words, place <= context, spans)
+        # How many context tokens stand before each span, in order.
+        before = jnp.sort(jnp.where(gap, place, grid[0]))
+        moved = place + before[jnp.cumsum(cut, dtype=jnp.int32)]
+        moved = jnp.where(place < masked, moved, grid[0])
+        return _subsets.at_places(moved, grid[0])
+
+    return sample(key, num_masked, num_spans, _check.within(within, grid))
 
 
 _NUM_SPANS_INSTEAD = (
@@ -157,38 +182,3 @@ def _plan_spans(masked: np.ndarray, mean_span: float) -> np.ndarray:
     times = masked.astype(object) * denominator
     whole, rest = times // numerator, times % numerator
     return whole + (2 * rest + whole % 2 > numerator)
-
-
-@_tracing.jit
-def _random_span_mask(
-    key: jax.Array,
-    grid: tuple[int, ...],
-    mask_ratio: Any,
-    num_masked: Any,
-    mean_span: float | None,
-    num_spans: Any,
-    is_t5: bool,
-    within: Any,
-) -> jax.Array:
-    (length,) = _within.real_part(grid, within).sides
-    words = _draws.random_words(key, 2 * grid[0])
-    # A word for each seam and each gap. Nothing is cut before the first token: its word is free.
-    seam_words, gap_words = words[::2], words[1::2]
-    masked = _counts.sample_masked(seam_words[0], length, mask_ratio, num_masked, largest=grid[0])
-    context = length - masked
-    if mean_span is not None:
-        num_spans = _tracing.planned(_plan_spans, masked, mean_span, largest=grid[0])
-    gaps = context if is_t5 else context + 1
-    spans = _counts.clamp(num_spans, 1, jnp.minimum(masked, gaps))
-    place = lax.iota(jnp.int32, grid[0])
-    cut = _subsets.random_subset(seam_words, (place > 0) & (place < masked), spans - 1)
-    if is_t5:
-        inner = (place > 0) & (place < context)
-        gap = _subsets.random_subset(gap_words, inner, spans - 1) | (place == context)
-    else:
-        gap = _subsets.random_subset(gap_words, place <= context, spans)
-    # How many context tokens stand before each span, in order.
-    before = jnp.sort(jnp.where(gap, place, grid[0]))
-    moved = place + before[jnp.cumsum(cut, dtype=jnp.int32)]
-    moved = jnp.where(place < masked, moved, grid[0])
-    return _subsets.at_places(moved, grid[0])

@@ -79,9 +79,35 @@ def span_mask(
     key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
     (length,) = grid
     mask_ratio = _check.fraction("mask_ratio", mask_ratio)
-    span = _check.integer("span", span, 1, length - 1)
+    longest = _check.integer("span", span, 1, length - 1)
     overlap = _check.flag("overlap", overlap)
-    return _span_mask(key, grid, mask_ratio, span, overlap, _check.within(within, grid))
+
+    @_tracing.jit
+    def sample(key: jax.Array, within: Any) -> jax.Array:
+        (length,) = _within.real_part(grid, within).sides
+        spans, most, span = _tracing.planned(_plan, length, mask_ratio, longest, largest=grid[0])
+        num_starts = length - span + 1
+        words = _draws.random_words(key, grid[0] + 1)
+        count = jnp.clip(spans.sample_floor(words[num_starts]), 1, most)
+        start = lax.iota(jnp.int32, grid[0])
+        if overlap:
+            starts = _subsets.random_subset(words[:-1], start < num_starts, count)
+        else:
+            # Choose single tokens of a shorter sequence, then stretch each chosen one to a span.
+            shift = span - 1
+            places = start < num_starts - (count - 1) * shift
+            chosen = _subsets.random_subset(words[:-1], places, count)
+            number = jnp.cumsum(chosen, dtype=jnp.int32) - 1
+            moved = jnp.where(chosen, start + shift * number, grid[0])
+            starts = _subsets.at_places(moved, grid[0])
+        reached = lax.reduce_window(
+            starts, False, lax.bitwise_or, (longest,), (1,), ((longest - 1, 0),)
+        )
+        # A span that is cut to a short sample is its only one, and ends before the window does.
+        last_stop = jnp.max(jnp.where(starts, start + span, 0))
+        return reached & (start < last_stop)
+
+    return sample(key, _check.within(within, grid))
 
 
 def _plan(length: np.ndarray, mask_ratio: float, span: int) -> tuple[Uniform, Any, Any]:
@@ -92,36 +118,3 @@ def _plan(length: np.ndarray, mask_ratio: float, span: int) -> tuple[Uniform, An
     unit = _draws.finest_unit((over // under + 1).astype(int)).astype(object)
     spans = Uniform(over * unit // under, unit, unit)
     return spans, np.maximum((length - 1) // span, 1), np.minimum(span, length - 1)
-
-
-@_tracing.jit
-def _span_mask(
-    key: jax.Array,
-    grid: tuple[int, ...],
-    mask_ratio: float,
-    longest: int,
-    overlap: bool,
-    within: Any,
-) -> jax.Array:
-    (length,) = _within.real_part(grid, within).sides
-    spans, most, span = _tracing.planned(_plan, length, mask_ratio, longest, largest=grid[0])
-    num_starts = length - span + 1
-    words = _draws.random_words(key, grid[0] + 1)
-    count = jnp.clip(spans.sample_floor(words[num_starts]), 1, most)
-    start = lax.iota(jnp.int32, grid[0])
-    if overlap:
-        starts = _subsets.random_subset(words[:-1], start < num_starts, count)
-    else:
-        # Choose single tokens of a shorter sequence, then stretch each chosen one to a span.
-        shift = span - 1
-        places = start < num_starts - (count - 1) * shift
-        chosen = _subsets.random_subset(words[:-1], places, count)
-        number = jnp.cumsum(chosen, dtype=jnp.int32) - 1
-        moved = jnp.where(chosen, start + shift * number, grid[0])
-        starts = _subsets.at_places(moved, grid[0])
-    reached = lax.reduce_window(
-        starts, False, lax.bitwise_or, (longest,), (1,), ((longest - 1, 0),)
-    )
-    # A span that is cut to a short sample is its only one, and ends before the window does.
-    last_stop = jnp.max(jnp.where(starts, start + span, 0))
-    return reached & (start < last_stop)

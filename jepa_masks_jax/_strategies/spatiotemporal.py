@@ -66,26 +66,20 @@ def spatiotemporal_mask(
     num_targets = _check.block_count("num_targets", num_targets)
     extent = _check.pair("temporal_extent", temporal_extent, _check.side)
     scale = _check.pair("spatial_scale", spatial_scale, _check.scale)
-    return _spatiotemporal_mask(key, grid, num_targets, extent, scale)
+    video = _grids.as_frames(grid)
+
+    @_tracing.jit
+    def sample(key: jax.Array) -> jax.Array:
+        counts = _tracing.planned(_plan, math.prod(grid[-2:]), scale)
+        widest = _sizes.rounded_sqrt(4 * counts.floors[1])
+        may_be_full = _boxes.can_cover(num_targets, (extent[1], widest, widest), video)
+        words, last_word = _boxes.words_of_boxes(key, num_targets, 5, may_be_full=may_be_full)
+        side = _sizes.traced_rounded_sqrt(4 * counts.sample_floor(words[1]), jnp.int32(1))
+        sides = _draws.between(words[0], *extent), side, side
+        return _boxes.union(words[2:], sides, video, last_word).reshape(grid)
+
+    return sample(key)
 
 
 def _plan(tokens: np.ndarray, spatial_scale: tuple[float, float]) -> Uniform:
     return _draws.uniform(*(tokens * scale + 0.5 for scale in spatial_scale))
-
-
-@_tracing.jit
-def _spatiotemporal_mask(
-    key: jax.Array,
-    grid: tuple[int, ...],
-    num_targets: int,
-    temporal_extent: tuple[int, int],
-    spatial_scale: tuple[float, float],
-) -> jax.Array:
-    video = _grids.as_frames(grid)
-    counts = _tracing.planned(_plan, math.prod(grid[-2:]), spatial_scale)
-    widest = _sizes.rounded_sqrt(4 * counts.floors[1])
-    may_be_full = _boxes.can_cover(num_targets, (temporal_extent[1], widest, widest), video)
-    words, last_word = _boxes.words_of_boxes(key, num_targets, 5, may_be_full=may_be_full)
-    side = _sizes.traced_rounded_sqrt(4 * counts.sample_floor(words[1]), jnp.int32(1))
-    sides = _draws.between(words[0], *temporal_extent), side, side
-    return _boxes.union(words[2:], sides, video, last_word).reshape(grid)

@@ -117,10 +117,57 @@ def vjepa_mask(
         where = "without frames"
         _check.refuse_unless_default("temporal_scale", times, _ALL_FRAMES, where)
         _check.refuse_unless_default("max_temporal_keep", keep, 1.0, where)
-    sides = _check.within(within, grid)
-    if sides is not None and times != _ALL_FRAMES:
+    within = _check.within(within, grid)
+    if within is not None and times != _ALL_FRAMES:
         raise ValueError(f"within needs temporal_scale={_ALL_FRAMES}, got {temporal_scale!r}")
-    return _vjepa_mask(key, grid, num_blocks, scale, times, aspect, keep, sides)
+
+    @_tracing.jit
+    def sample(key: jax.Array, within: Any) -> jax.Array:
+        real_sides = _within.real_part(grid, within).sides
+        video = RealPart(_grids.as_frames(grid), _grids.as_frames(real_sides))
+        frame = RealPart(video.grid[1:], video.sides[1:])
+        blocks = _tracing.planned(
+            _sizes.jepa_blocks,
+            frame.tokens,
+            "aspect_ratio",
+            scale,
+            aspect,
+            largest=math.prod(frame.grid),
+        )
+        lengths, open_frames = _tracing.planned(
+            _plan_time, video.sides[0], times, keep, largest=video.grid[0]
+        )
+        can_be_context = RealPart(video.grid, (open_frames, *frame.sides))
+        may_be_full = within is not None or any(
+            _boxes.can_cover(num_blocks, (lengths.floors[1], *sides), can_be_context.sides)
+            for sides in _sizes.all_sides(
+                blocks.counts.floors[1], blocks.aspects, frame.grid, keep_area=True
+            )
+        )
+        # If every block lasts all frames, one frame is sampled and repeated.
+        all_frames = within is not None or max(lengths.floors[0], 1) >= video.grid[0]
+        room, to_leave = (frame, frame) if all_frames else (video, can_be_context)
+
+        corner_shape = _PLACEMENTS if may_be_full else 1, num_blocks, len(room.grid)
+        words = _draws.random_words(key, 3 + math.prod(corner_shape) + 1)
+        length_word, count_word, aspect_word = words[:3]
+        corner_words = words[3:-1].reshape(corner_shape)
+        sides = _sizes.sample_jepa_sides(
+            count_word, aspect_word, blocks, frame.sides, keep_area=True
+        )
+        if not all_frames:
+            sides = lengths.sample_floor(length_word), *sides
+        placed = _boxes.place_each(jnp.moveaxis(corner_words, -1, 0), sides, room.sides, room.grid)
+        unions = jnp.any(placed, axis=1)
+
+        is_full = jnp.all(unions | ~to_leave.inside[None], axis=range(1, unions.ndim))
+        first_open = lax.argmin(is_full, 0, jnp.int32)
+        target = jnp.broadcast_to(unions[first_open], video.grid)
+        if may_be_full:
+            target = _boxes.leave_one(target, can_be_context, words[-1])
+        return ((target | ~can_be_context.inside) & video.inside).reshape(grid)
+
+    return sample(key, within)
 
 
 def _plan_time(
@@ -129,57 +176,3 @@ def _plan_time(
     """Plans the frames of a block, and the frames that can be context, from the first."""
     lengths = _draws.uniform(*(frames * scale for scale in temporal_scale))
     return lengths, np.maximum(np.floor(frames * max_temporal_keep), 1)
-
-
-@_tracing.jit
-def _vjepa_mask(
-    key: jax.Array,
-    grid: tuple[int, ...],
-    num_blocks: int,
-    spatial_scale: tuple[float, float],
-    temporal_scale: tuple[float, float],
-    aspect_ratio: tuple[float, float] | None,
-    max_temporal_keep: float,
-    within: Any,
-) -> jax.Array:
-    real_sides = _within.real_part(grid, within).sides
-    video = RealPart(_grids.as_frames(grid), _grids.as_frames(real_sides))
-    frame = RealPart(video.grid[1:], video.sides[1:])
-    blocks = _tracing.planned(
-        _sizes.jepa_blocks,
-        frame.tokens,
-        "aspect_ratio",
-        spatial_scale,
-        aspect_ratio,
-        largest=math.prod(frame.grid),
-    )
-    lengths, open_frames = _tracing.planned(
-        _plan_time, video.sides[0], temporal_scale, max_temporal_keep, largest=video.grid[0]
-    )
-    can_be_context = RealPart(video.grid, (open_frames, *frame.sides))
-    may_be_full = within is not None or any(
-        _boxes.can_cover(num_blocks, (lengths.floors[1], *sides), can_be_context.sides)
-        for sides in _sizes.all_sides(
-            blocks.counts.floors[1], blocks.aspects, frame.grid, keep_area=True
-        )
-    )
-    # If every block lasts all frames, one frame is sampled and repeated.
-    all_frames = within is not None or max(lengths.floors[0], 1) >= video.grid[0]
-    room, to_leave = (frame, frame) if all_frames else (video, can_be_context)
-
-    corner_shape = _PLACEMENTS if may_be_full else 1, num_blocks, len(room.grid)
-    words = _draws.random_words(key, 3 + math.prod(corner_shape) + 1)
-    length_word, count_word, aspect_word = words[:3]
-    corner_words = words[3:-1].reshape(corner_shape)
-    sides = _sizes.sample_jepa_sides(count_word, aspect_word, blocks, frame.sides, keep_area=True)
-    if not all_frames:
-        sides = lengths.sample_floor(length_word), *sides
-    placed = _boxes.place_each(jnp.moveaxis(corner_words, -1, 0), sides, room.sides, room.grid)
-    unions = jnp.any(placed, axis=1)
-
-    is_full = jnp.all(unions | ~to_leave.inside[None], axis=range(1, unions.ndim))
-    first_open = lax.argmin(is_full, 0, jnp.int32)
-    target = jnp.broadcast_to(unions[first_open], video.grid)
-    if may_be_full:
-        target = _boxes.leave_one(target, can_be_context, words[-1])
-    return ((target | ~can_be_context.inside) & video.inside).reshape(grid)
