@@ -81,21 +81,21 @@ def balanced_order(key: jax.Array, counts: _check.Array, *, rows: _check.Int) ->
     rows = _check.integer("rows", rows, 1, counts.size)
     if counts.size % rows:
         raise ValueError(f"rows must divide the {counts.size} samples of counts, got {rows}")
-    return _balanced_order(key, counts, rows)
 
+    @_tracing.jit
+    def sample(key: jax.Array, counts: Any) -> jax.Array:
+        samples = counts.size
+        _, by_count = lax.sort((counts, lax.iota(jnp.int32, samples)), num_keys=2)
+        turn, column = (lax.broadcasted_iota(jnp.int32, (samples // rows, rows), i) for i in (0, 1))
+        goes_back = turn % 2 == 1
+        words = _draws.random_words(key, rows + samples)
+        row_words, place_words = words[None, :rows], words[rows:]
+        row = jnp.where(goes_back, rows - 1 - column, column).reshape(-1)
+        row_word = jnp.where(goes_back, row_words[:, ::-1], row_words).reshape(-1)
+        *_, order = lax.sort((row_word, row, place_words, by_count), num_keys=4)
+        return order
 
-@_tracing.jit
-def _balanced_order(key: jax.Array, counts: Any, rows: int) -> jax.Array:
-    samples = counts.size
-    _, by_count = lax.sort((counts, lax.iota(jnp.int32, samples)), num_keys=2)
-    turn, column = (lax.broadcasted_iota(jnp.int32, (samples // rows, rows), i) for i in (0, 1))
-    goes_back = turn % 2 == 1
-    words = _draws.random_words(key, rows + samples)
-    row_words, place_words = words[None, :rows], words[rows:]
-    row = jnp.where(goes_back, rows - 1 - column, column).reshape(-1)
-    row_word = jnp.where(goes_back, row_words[:, ::-1], row_words).reshape(-1)
-    *_, order = lax.sort((row_word, row, place_words, by_count), num_keys=4)
-    return order
+    return sample(key, counts)
 
 
 def _check_counts(counts: Any) -> Any:

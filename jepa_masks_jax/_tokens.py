@@ -65,19 +65,19 @@ def token_indices(
     """
     mask = _check.mask("mask", mask)
     size = _check.integer("size", size, 1, mask.size)
-    return _token_indices(mask, size, None if key is None else _check.key(key))
 
+    @_tracing.jit
+    def listed(mask: jax.Array, key: jax.Array | None) -> TokenIndices:
+        if key is not None:
+            mask = _subsets.clip(key, mask, None, 0, size)
+        indices = lax.platform_dependent(
+            mask.reshape(-1),
+            tpu=lambda flat: _sorted_indices(flat)[:size],
+            default=lambda flat: _counted_indices(flat, size),
+        )
+        return TokenIndices(indices, indices < mask.size, mask.size)
 
-@_tracing.jit
-def _token_indices(mask: jax.Array, size: int, key: jax.Array | None) -> TokenIndices:
-    if key is not None:
-        mask = _subsets.clip(key, mask, None, 0, size)
-    indices = lax.platform_dependent(
-        mask.reshape(-1),
-        tpu=lambda flat: _sorted_indices(flat)[:size],
-        default=lambda flat: _counted_indices(flat, size),
-    )
-    return TokenIndices(indices, indices < mask.size, mask.size)
+    return listed(mask, None if key is None else _check.key(key))
 
 
 def _sorted_indices(flat: jax.Array) -> jax.Array:

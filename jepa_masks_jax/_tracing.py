@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 from jepa_masks_jax import _check
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Plan = TypeVar("Plan")
 
 
 def jit(function: Function) -> Function:
@@ -36,11 +37,11 @@ def jit(function: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)  # as many as JAX keeps
 def _programs(code: types.CodeType, closed_over: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
     """Returns the jitted functions of one code and what it closes over, by their static places."""
-    if any(map(_holds_arrays, closed_over)):
-        raise TypeError(f"{code.co_qualname} closes over an array, which must be an argument")
+    if any(_holds_arrays(value) or callable(value) for value in closed_over):
+        raise TypeError(f"{code.co_qualname} must not close over an array or a function")
     return {}
 
 
@@ -49,7 +50,7 @@ def _holds_arrays(arg: Any) -> bool:
     return bool(leaves) and all(map(_check.is_array, leaves))
 
 
-def planned(plan: Callable[..., Any], size: Any, *options: Any, largest: int = 0) -> Any:
+def planned(plan: Callable[..., Plan], size: Any, *options: Any, largest: int = 0) -> Plan:
     """Returns `plan(size, *options)` with ints for its numbers, or int32[] if the size is traced.
 
     `plan` takes an array of sizes, int64[n], and returns a pytree of such arrays and numbers. It

@@ -81,9 +81,9 @@ def inside(grid: _check.Grid, within: _check.Within) -> jax.Array:
         [[True, True, True, False], [False, False, False, False]]
     """
     grid = _check.grid(grid, ranks=(1, 2, 3, 4))
-    return _inside(grid, _check.within(within, grid))
 
+    @_tracing.jit
+    def marked(within: Any) -> jax.Array:
+        return real_part(grid, within).inside
 
-@_tracing.jit
-def _inside(grid: tuple[int, ...], within: Any) -> jax.Array:
-    return real_part(grid, within).inside
+    return marked(_check.within(within, grid))

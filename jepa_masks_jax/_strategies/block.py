@@ -70,9 +70,11 @@ def block_mask(
 
     @_tracing.jit
     def sample(key: jax.Array) -> jax.Array:
-        counts, aspects = _tracing.planned(
-            _plan, math.prod(frame), num_targets, scale, aspect_ratio
-        )
+        def plan(tokens: np.ndarray) -> tuple[Uniform, Uniform]:
+            counts = _draws.uniform(*(tokens * end / num_targets + 0.5 for end in scale))
+            return counts, _sizes.aspects("target_aspect_ratio", aspect_ratio, counts.floors[1])
+
+        counts, aspects = _tracing.planned(plan, math.prod(frame))
         smallest, largest = counts.floors
         lowest = _sizes.rounded_sqrt(4 * smallest * aspects.first, aspects.unit)
         highest = _sizes.rounded_sqrt(4 * largest * aspects.last, aspects.unit)
@@ -84,13 +86,3 @@ def block_mask(
         return jnp.broadcast_to(_boxes.union(words[2:], (height, width), frame, last_word), grid)
 
     return sample(key)
-
-
-def _plan(
-    tokens: np.ndarray,
-    num_targets: int,
-    target_scale: tuple[float, float],
-    target_aspect_ratio: tuple[float, float],
-) -> tuple[Uniform, Uniform]:
-    counts = _draws.uniform(*(tokens * scale / num_targets + 0.5 for scale in target_scale))
-    return counts, _sizes.aspects("target_aspect_ratio", target_aspect_ratio, counts.floors[1])

@@ -122,10 +122,43 @@ def ijepa_masks(
     min_keep = _check.integer("min_keep", min_keep)
     scales = target_scale, target_aspect_ratio, context_scale
     options = _check_options(grid, num_targets, *scales, allow_overlap, sampling)
-    sides = _check.within(within, grid)
-    if sides is not None and options.reference:
+    within = _check.within(within, grid)
+    if within is not None and options.reference:
         raise ValueError("within needs sampling='independent', got sampling='reference'")
-    return _ijepa_masks(key, grid, options, min_keep, sides)
+
+    @_tracing.jit
+    def sample(key: jax.Array, within: Any) -> ContextTargetMasks:
+        _refuse_min_keep(grid, options, min_keep)
+        part = _within.real_part(grid, within)
+        room, keep_area = options.room(part.sides), not options.reference
+        target_blocks, context_blocks = _tracing.planned(
+            _plan, part.tokens, options, largest=math.prod(grid)
+        )
+        words = _draws.random_words(key, 4 + len(grid) * (options.num_targets + 1))
+        count_word, aspect_word, context_word, last_word = words[:4]
+        corner_words = words[4:].reshape(-1, len(grid)).T
+        if options.reference:
+            aspect_word = count_word
+        target_sides = _sizes.sample_jepa_sides(
+            count_word, aspect_word, target_blocks, room, keep_area=keep_area
+        )
+        # A square has one aspect ratio, so its word does not count.
+        context_sides = _sizes.sample_jepa_sides(
+            context_word, context_word, context_blocks, room, keep_area=keep_area
+        )
+        targets = _boxes.place_each(corner_words[:, :-1], target_sides, room, grid)
+        context = _boxes.place_each(corner_words[:, -1], context_sides, room, grid)
+        if options.allow_overlap:
+            return ContextTargetMasks(context, targets)
+        covered = jnp.any(targets, axis=0)
+        if within is not None:
+            # Targets may cover all of a small sample: then one token of theirs is the context.
+            left = _boxes.token_left(covered, part, last_word)
+            targets, covered, context = targets & ~left[None], covered & ~left, context | left
+        context = _subsets.top_up(context & ~covered, part.inside & ~covered, min_keep, last_word)
+        return ContextTargetMasks(context, targets)
+
+    return sample(key, within)
 
 
 class IjepaCounts(NamedTuple):
@@ -299,38 +332,3 @@ def _refuse_min_keep(grid: tuple[int, ...], options: _Options, min_keep: int) ->
         f"(target_scale) guarantee the context {counts.min_keep} of {tokens} tokens, fewer than "
         f"{min_keep} (min_keep); lower {', or '.join([*advice, 'target_scale'])}"
     )
-
-
-@_tracing.jit
-def _ijepa_masks(
-    key: jax.Array, grid: tuple[int, ...], options: _Options, min_keep: int, within: Any
-) -> ContextTargetMasks:
-    _refuse_min_keep(grid, options, min_keep)
-    part = _within.real_part(grid, within)
-    room, keep_area = options.room(part.sides), not options.reference
-    target_blocks, context_blocks = _tracing.planned(
-        _plan, part.tokens, options, largest=math.prod(grid)
-    )
-    words = _draws.random_words(key, 4 + len(grid) * (options.num_targets + 1))
-    count_word, aspect_word, context_word, last_word = words[:4]
-    corner_words = words[4:].reshape(-1, len(grid)).T
-    if options.reference:
-        aspect_word = count_word
-    target_sides = _sizes.sample_jepa_sides(
-        count_word, aspect_word, target_blocks, room, keep_area=keep_area
-    )
-    # A square has one aspect ratio, so its word does not count.
-    context_sides = _sizes.sample_jepa_sides(
-        context_word, context_word, context_blocks, room, keep_area=keep_area
-    )
-    targets = _boxes.place_each(corner_words[:, :-1], target_sides, room, grid)
-    context = _boxes.place_each(corner_words[:, -1], context_sides, room, grid)
-    if options.allow_overlap:
-        return ContextTargetMasks(context, targets)
-    covered = jnp.any(targets, axis=0)
-    if within is not None:
-        # Targets may cover all of a small sample: then one token of theirs is the context.
-        left = _boxes.token_left(covered, part, last_word)
-        targets, covered, context = targets & ~left[None], covered & ~left, context | left
-    context = _subsets.top_up(context & ~covered, part.inside & ~covered, min_keep, last_word)
-    return ContextTargetMasks(context, targets)

@@ -84,8 +84,17 @@ def span_mask(
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
+        def plan(length: np.ndarray) -> tuple[Uniform, Any, Any]:
+            """Plans the count of spans before it is rounded down, its maximum, and their length."""
+            # Python's own integers, because the products may exceed 64 bits.
+            numerator, denominator = Fraction(str(mask_ratio)).as_integer_ratio()
+            over, under = numerator * length.astype(object), denominator * longest
+            unit = _draws.finest_unit((over // under + 1).astype(int)).astype(object)
+            spans = Uniform(over * unit // under, unit, unit)
+            return spans, np.maximum((length - 1) // longest, 1), np.minimum(longest, length - 1)
+
         (length,) = _within.real_part(grid, within).sides
-        spans, most, span = _tracing.planned(_plan, length, mask_ratio, longest, largest=grid[0])
+        spans, most, span = _tracing.planned(plan, length, largest=grid[0])
         num_starts = length - span + 1
         words = _draws.random_words(key, grid[0] + 1)
         count = jnp.clip(spans.sample_floor(words[num_starts]), 1, most)
@@ -108,13 +117,3 @@ def span_mask(
         return reached & (start < last_stop)
 
     return sample(key, _check.within(within, grid))
-
-
-def _plan(length: np.ndarray, mask_ratio: float, span: int) -> tuple[Uniform, Any, Any]:
-    """Plans the count of spans before it is rounded down, its maximum, and a span's length."""
-    # Python's own integers, because the products may exceed 64 bits.
-    numerator, denominator = Fraction(str(mask_ratio)).as_integer_ratio()
-    over, under = numerator * length.astype(object), denominator * span
-    unit = _draws.finest_unit((over // under + 1).astype(int)).astype(object)
-    spans = Uniform(over * unit // under, unit, unit)
-    return spans, np.maximum((length - 1) // span, 1), np.minimum(span, length - 1)

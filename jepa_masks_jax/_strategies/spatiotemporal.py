@@ -70,7 +70,10 @@ def spatiotemporal_mask(
 
     @_tracing.jit
     def sample(key: jax.Array) -> jax.Array:
-        counts = _tracing.planned(_plan, math.prod(grid[-2:]), scale)
+        def plan(tokens: np.ndarray) -> Uniform:
+            return _draws.uniform(*(tokens * end + 0.5 for end in scale))
+
+        counts = _tracing.planned(plan, math.prod(grid[-2:]))
         widest = _sizes.rounded_sqrt(4 * counts.floors[1])
         may_be_full = _boxes.can_cover(num_targets, (extent[1], widest, widest), video)
         words, last_word = _boxes.words_of_boxes(key, num_targets, 5, may_be_full=may_be_full)
@@ -79,7 +82,3 @@ def spatiotemporal_mask(
         return _boxes.union(words[2:], sides, video, last_word).reshape(grid)
 
     return sample(key)
-
-
-def _plan(tokens: np.ndarray, spatial_scale: tuple[float, float]) -> Uniform:
-    return _draws.uniform(*(tokens * scale + 0.5 for scale in spatial_scale))

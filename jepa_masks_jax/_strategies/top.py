@@ -98,26 +98,26 @@ def top_mask(
         raise ValueError(f"scores must have axes, none of length 0, got shape {shape}")
     among = _check.among(among, shape)
     num_masked = _check.count("num_masked", num_masked, 0, math.prod(shape))
-    return _top_mask(scores, num_masked, among, None if key is None else _check.key(key))
 
+    @_tracing.jit
+    def sample(
+        scores: Any, num_masked: Any, among: jax.Array | None, key: jax.Array | None
+    ) -> jax.Array:
+        words = _descending_words(scores.reshape(-1))
+        everything = _tracing.vary_as(jnp.ones(words.shape, bool), words)
+        pool = everything if among is None else among.reshape(-1)
+        eligible = jnp.sum(pool, dtype=jnp.int32)
+        count = _counts.clamp(num_masked, 0, eligible)
+        mask = _subsets.lowest(words, pool, count)
+        if key is not None:
+            last_word = jnp.max(jnp.where(mask, words, jnp.uint32(0)))
+            tied = pool & (words == last_word)
+            num_tied = jnp.sum(mask & tied, dtype=jnp.int32)
+            chosen = _subsets.random_subset(_draws.random_words(key, words.size), tied, num_tied)
+            mask = jnp.where(tied, chosen, mask)
+        return mask.reshape(scores.shape)
 
-@_tracing.jit
-def _top_mask(
-    scores: Any, num_masked: Any, among: jax.Array | None, key: jax.Array | None
-) -> jax.Array:
-    words = _descending_words(scores.reshape(-1))
-    everything = _tracing.vary_as(jnp.ones(words.shape, bool), words)
-    pool = everything if among is None else among.reshape(-1)
-    eligible = jnp.sum(pool, dtype=jnp.int32)
-    count = _counts.clamp(num_masked, 0, eligible)
-    mask = _subsets.lowest(words, pool, count)
-    if key is not None:
-        last_word = jnp.max(jnp.where(mask, words, jnp.uint32(0)))
-        tied = pool & (words == last_word)
-        num_tied = jnp.sum(mask & tied, dtype=jnp.int32)
-        chosen = _subsets.random_subset(_draws.random_words(key, words.size), tied, num_tied)
-        mask = jnp.where(tied, chosen, mask)
-    return mask.reshape(scores.shape)
+    return sample(scores, num_masked, among, None if key is None else _check.key(key))
 
 
 def _descending_words(scores: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from jax import lax
 
 from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes, _tracing, _within
 from jepa_masks_jax._draws import Uniform
+from jepa_masks_jax._sizes import JepaBlocks
 from jepa_masks_jax._within import RealPart
 
 _PLACEMENTS = 4
@@ -123,20 +124,19 @@ def vjepa_mask(
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
+        def plan_blocks(tokens: np.ndarray) -> JepaBlocks:
+            return _sizes.jepa_blocks(tokens, "aspect_ratio", scale, aspect)
+
+        def plan_time(frames: np.ndarray) -> tuple[Uniform, Any]:
+            """Plans the frames of a block, and the frames that can be context, from the first."""
+            lengths = _draws.uniform(*(frames * time for time in times))
+            return lengths, np.maximum(np.floor(frames * keep), 1)
+
         real_sides = _within.real_part(grid, within).sides
         video = RealPart(_grids.as_frames(grid), _grids.as_frames(real_sides))
         frame = RealPart(video.grid[1:], video.sides[1:])
-        blocks = _tracing.planned(
-            _sizes.jepa_blocks,
-            frame.tokens,
-            "aspect_ratio",
-            scale,
-            aspect,
-            largest=math.prod(frame.grid),
-        )
-        lengths, open_frames = _tracing.planned(
-            _plan_time, video.sides[0], times, keep, largest=video.grid[0]
-        )
+        blocks = _tracing.planned(plan_blocks, frame.tokens, largest=math.prod(frame.grid))
+        lengths, open_frames = _tracing.planned(plan_time, video.sides[0], largest=video.grid[0])
         can_be_context = RealPart(video.grid, (open_frames, *frame.sides))
         may_be_full = within is not None or any(
             _boxes.can_cover(num_blocks, (lengths.floors[1], *sides), can_be_context.sides)
@@ -168,11 +168,3 @@ def vjepa_mask(
         return ((target | ~can_be_context.inside) & video.inside).reshape(grid)
 
     return sample(key, within)
-
-
-def _plan_time(
-    frames: np.ndarray, temporal_scale: tuple[float, float], max_temporal_keep: float
-) -> tuple[Uniform, Any]:
-    """Plans the frames of a block, and the frames that can be context, from the first."""
-    lengths = _draws.uniform(*(frames * scale for scale in temporal_scale))
-    return lengths, np.maximum(np.floor(frames * max_temporal_keep), 1)
