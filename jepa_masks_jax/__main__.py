@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 import jepa_masks_jax as jm
+from jepa_masks_jax._grids import as_video
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -327,8 +328,7 @@ def text_picture(batch: Batch) -> list[str]:
     A video is a row of evenly spaced frames. Only the frames and columns that fit in a line of the
     terminal are shown.
     """
-    video = math.prod(batch.grid[:-2]), *(1, *batch.grid)[-2:]
-    frames, height, width = video
+    frames, height, width = video = as_video(batch.grid)
     characters = np.full(video, " ")
     characters[batch.context[0].reshape(video)] = "."
     for i, target in enumerate(batch.targets[0].reshape(-1, *video)):
@@ -408,34 +408,30 @@ def plot_chain(photograph: np.ndarray, seed: int) -> "Figure":
 def plot_all(batches: list[Batch], photograph: np.ndarray) -> "Figure":
     """Plots a tile for each strategy, titled by its method; three frames stand for a video."""
     columns, across, down = 4, 1.325, 1.68
-    rows = math.ceil(len(batches) / columns)
-    height = rows * down + 0.3
-    width = 5.34
-    figure = Figure(figsize=(width, height), dpi=300)
+    height = math.ceil(len(batches) / columns) * down + 0.3
+    figure = Figure(figsize=(5.34, height), dpi=300)
     for i, batch in enumerate(batches):
         row, column = divmod(i, columns)
-        left, bottom, side = 0.04 + column * across, height - (row + 1) * down + 0.05, across - 0.06
-        place = left / width, bottom / height, side / width, side / height
-        tile = figure.add_axes(place)
+        left, bottom = 0.04 + column * across, height - (row + 1) * down + 0.05
+        tile = plotting._axes_in(figure, left, bottom, across - 0.06, across - 0.06)
         tile.set_title(STRATEGIES[batch.name].method, loc="left", fontsize=9, weight="bold", pad=11)
         tile.text(0, 1.025, batch.name, fontsize=7, transform=tile.transAxes)
         tile.set_axis_off()
         context, targets = batch.context[0], batch.targets[0]
-        under = photograph if context.ndim > 1 else None
-        parts: list[tuple[Any, Any]] = [
-            (..., (0, 0, 1, 1) if context.ndim > 1 else (0, 0.3, 1, 0.4))
-        ]
-        if context.ndim == 3:  # The first frame is in front.
+        parts: list[tuple[Any, Any]] = [(..., (0, 0, 1, 1))]
+        if context.ndim == 1:
+            parts = [(..., (0, 0.3, 1, 0.4))]
+        elif context.ndim == 3:  # The first frame is in front.
             frames = [(-1, 0.28), (len(context) // 2, 0.14), (0, 0)]
             parts = [(frame, (at, at, 0.72, 0.72)) for frame, at in frames]
         for part, place in parts:
-            ax = tile.inset_axes(place)
             mask = jm.ContextTargetMasks(context[part], targets[:, part])
-            plotting.show_mask(mask, image=under, ax=ax)
+            under = photograph if context.ndim > 1 else None
+            ax = plotting.show_mask(mask, image=under, ax=tile.inset_axes(place))
             ax.set(aspect="auto", xticks=[], yticks=[])
             ax.set_axis_on()
             ax.spines[:].set_color("white")
-    legend = figure.add_axes((0.04 / width, 0.05 / height, 0.98, 0.2 / height))
+    legend = plotting._axes_in(figure, 0.04, 0.05, 5.23, 0.2)
     plotting.show_legend(image=photograph, num_targets=4, ax=legend)
     return figure
 
@@ -444,10 +440,9 @@ def plot_one(batch: Batch, photograph: np.ndarray) -> "Figure":
     """Plots masks of one strategy: two rows of images, or two videos or sequences."""
     count, within = 8 if len(batch.grid) == 2 else 2, batch.within
     parts: list[Any] = [batch.context[:count], batch.targets[:count]]
-    if len(batch.grid) > 3:  # All axes but the last two count frames, as in the text.
-        rank, frames = len(batch.grid), math.prod(batch.grid[:-2])
-        parts = [x.reshape(*x.shape[:-rank], frames, *batch.grid[-2:]) for x in parts]
-        within = None
+    if (rank := len(batch.grid)) > 3:
+        video, within = as_video(batch.grid), None
+        parts = [part.reshape(*part.shape[:-rank], *video) for part in parts]
     shown = jm.ContextTargetMasks(*parts)
     titles = [f"{batch.name} {by(batch.grid)}"] + [""] * (len(parts[0]) - 1)
     under = photograph if len(batch.grid) > 1 else None

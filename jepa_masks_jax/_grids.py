@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jepa_masks_jax import _check
@@ -66,9 +67,10 @@ def video_grid(
     return frames, *image_grid(image_size, patch_size)
 
 
-def as_frames(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the count of frames, then the sides of one: an image or a sequence is one frame."""
-    return grid if len(grid) == 3 else (1, *grid)
+def as_video(grid: tuple[int, ...]) -> tuple[int, int, int]:
+    """Returns frames, height and width: all axes but the last two count frames."""
+    height, width = (1, *grid)[-2:]
+    return math.prod(grid[:-2]), height, width
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from scipy.ndimage import binary_erosion
 
@@ -19,6 +21,7 @@ except ModuleNotFoundError as error:
         f"jepa_masks_jax.plotting needs matplotlib ({error}): pip install matplotlib"
     ) from error
 
+from jepa_masks_jax import _grids
 from jepa_masks_jax._types import ContextTargetMasks, TokenIndices
 
 CONTEXT_COLOR = "#56B4E9"
@@ -139,14 +142,16 @@ def show_masks(
         >>> figure.axes[7].get_title(loc="left")
         'image 7'
     """
-    separate = isinstance(masks, ContextTargetMasks)
-    arrays: list[Any] = [np.asarray(x) for x in (masks if separate else [masks])]
-    sizes = {len(x) if x.ndim else 0 for x in arrays}
-    count = min(sizes)
-    if len(sizes) > 1 or not count:
-        shapes = " and ".join(str(x.shape) for x in arrays)
-        raise ValueError(f"masks must be a batch of at least one mask, got {shapes}")
-    one_by_one = [ContextTargetMasks(*x) if separate else x[0] for x in zip(*arrays, strict=True)]
+    if not isinstance(masks, ContextTargetMasks):
+        masks = np.asarray(masks)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(masks)]
+    sizes = {shape[:1] for shape in shapes}
+    if len(sizes) > 1 or sizes & {(), (0,)}:
+        raise ValueError(
+            f"masks must be a batch of at least one mask, got {' and '.join(map(str, shapes))}"
+        )
+    ((count,),) = sizes
+    one_by_one = [jax.tree.map(operator.itemgetter(i), masks) for i in range(count)]
     images = image if isinstance(image, list) else [image] * count
     sides = [within] * count if np.asarray(within).ndim < 2 else list(np.asarray(within))
     names = [""] * count if titles is None else titles
@@ -154,28 +159,27 @@ def show_masks(
         if len(given) != count:
             raise ValueError(f"{name} must have one for each of {count} masks, got {len(given)}")
     parts = [_read_mask(*one) for one in zip(one_by_one, sides, strict=True)]
-    grid, context, targets = parts[0]
+    grid, _, targets = parts[0]
     high, wide, gap = _frame_size(*grid)
     shape = (grid[0] * (wide + gap) - gap) / high
 
     # In inches: a tall mask is narrow, and a wide one is as wide as the figure.
     margin, head, foot = 0.12, 0.0 if titles is None else 0.34, 0.45
-    tile_height = min(2.3 / min(shape, 1), 4.6, 9.76 / shape)
-    across, down = tile_height * shape + margin, tile_height + head + margin
+    tile = min(2.3 / min(shape, 1), 4.6, 9.76 / shape)
+    across, down = tile * shape + margin, tile + head + margin
     columns = min(count, max(1, int(9.88 / across)))
-    width = max(6.24, columns * across + margin)
     height = math.ceil(count / columns) * down + foot
-    figure = Figure(figsize=(width, height))
-    for i, (mask, under, side) in enumerate(zip(one_by_one, images, sides, strict=True)):
+    figure = Figure(figsize=(max(6.24, columns * across + margin), height))
+    for i, (mask, one, side) in enumerate(zip(one_by_one, images, sides, strict=True)):
         row, column = divmod(i, columns)
-        bottom = height - (row + 1) * down
-        ax = _axes_in(figure, margin + column * across, bottom, across - margin, tile_height)
-        show_mask(mask, image=under, within=side, ax=ax)
-        ax.set_title(names[i], loc="left")
+        left, bottom = margin + column * across, height - (row + 1) * down
+        ax = _axes_in(figure, left, bottom, tile * shape, tile)
+        show_mask(mask, image=one, within=side, ax=ax).set_title(names[i], loc="left")
     neither = not all((seen | blocks.any(axis=0)).all() for _, seen, blocks in parts)
-    shown = None if images[0] is None else _fit(images[0], len(context), (high, wide))[0]
+    under: Any = images[0]
+    under = under[0] if np.ndim(under) == 4 else under  # of the frames of a video
     legend = _axes_in(figure, margin, 0.11, 6, 0.23)
-    show_legend(image=shown, num_targets=len(targets), neither=neither, ax=legend)
+    show_legend(image=under, num_targets=len(targets), neither=neither, ax=legend)
     return figure
 
 
@@ -223,45 +227,46 @@ def show_chain(mask: Any | ContextTargetMasks, indices: TokenIndices, *, image: 
     back = back.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(whole.shape)
 
     figure = Figure(figsize=(5.34, 3.66))
-    behind = {"fc": "white", "ec": "none", "pad": 0.8}
-    centered: Any = {"ha": "center", "va": "center", "bbox": behind}
-    for i, title in enumerate(["1  image", "2  masks", "5  put back: put_tokens"]):
-        ax = _axes_in(figure, 0.05 + 1.79 * i, 1.78, 1.66, 1.66)
-        if i == 1:
-            show_mask(mask, image=whole, ax=ax)
-        else:
-            ax.imshow(back if i else whole)
+    image_ax, mask_ax, back_ax, legend, lists = figure.subplot_mosaic(
+        [["image", "mask", "back"], ["legend"] * 3, ["lists"] * 3],
+        height_ratios=[1.66, 0.2, 1.34],
+        gridspec_kw=dict(left=0.01, right=0.99, bottom=0.006, top=0.94, wspace=0.08, hspace=0.1),
+    ).values()
+    image_ax.imshow(whole)
+    show_mask(mask, image=whole, ax=mask_ax).set_axis_on()
+    back_ax.imshow(back)
+    titles = {image_ax: "1  image", mask_ax: "2  masks", back_ax: "5  put back: put_tokens"}
+    for ax, title in titles.items():
         ax.set_title(title, loc="left", fontsize=9, pad=3)
         token = ax.images[0].get_size()[0] / rows
-        ax.set_axis_on()
         ax.set_xticks(np.arange(columns + 1) * token - 0.5, [])
         ax.set_yticks(np.arange(rows + 1) * token - 0.5, [])
         ax.tick_params(length=0)
         ax.grid(color="0.75", linewidth=0.5)
+    behind = {"fc": "white", "ec": "none", "pad": 0.8}
+    centered: Any = {"ha": "center", "va": "center", "bbox": behind}
+    token, size = mask_ax.images[0].get_size()[0] / rows, min(8, 48 / max(rows, columns))
     for n in listed:
-        y, x = (np.array(divmod(n, columns)) + 0.5) * figure.axes[1].images[0].get_size()[0] / rows
-        size = min(8, 48 / max(rows, columns))
-        figure.axes[1].text(x - 0.5, y - 0.5, str(n), fontsize=size, **centered)
+        y, x = (np.array(divmod(n, columns)) + 0.5) * token - 0.5
+        mask_ax.text(x, y, str(n), fontsize=size, **centered)
     neither = not (context | targets.any(axis=0)).all()
-    legend = _axes_in(figure, 0.05, 1.47, 5.24, 0.2)
     show_legend(image=whole, num_targets=len(targets), neither=neither, ax=legend)
 
-    ax = _axes_in(figure, 0.05, 0.02, 5.24, 1.34)
-    ax.set_axis_off()
+    lists.set_axis_off()
     pitch = min(5.24 / 14, 5.24 / len(numbers))  # inches from box to box
     text = f"3  index list: token_indices(context, size={len(numbers)})"
-    ax.text(0, 1.18, text, fontsize=9)
-    ax.text(0, 1.1 - pitch - 0.276, "4  patches: take_tokens (hatched: padding)", fontsize=9)
+    lists.text(0, 1.18, text, fontsize=9)
+    lists.text(0, 1.1 - pitch - 0.276, "4  patches: take_tokens (hatched: padding)", fontsize=9)
     for i, (n, real) in enumerate(zip(numbers, valid, strict=True)):
         left, inner = (i + 0.03) * pitch, 0.94 * pitch
         for top in (1.1, 1.1 - pitch - 0.356):
             frame: Any = {"fill": False, "ec": "0.4", "lw": 0.5, "hatch": None if real else "////"}
-            ax.add_patch(Rectangle((left, top - inner), inner, inner, **frame))
+            lists.add_patch(Rectangle((left, top - inner), inner, inner, **frame))
         middle = left + inner / 2, 1.1 - inner / 2
-        ax.text(*middle, str(n), fontsize=min(8, 32 * pitch), **centered)
+        lists.text(*middle, str(n), fontsize=min(8, 32 * pitch), **centered)
         if real:
-            ax.imshow(patches[n], extent=(left, left + inner, top - inner, top))
-    ax.set(xlim=(0, 5.24), ylim=(0, 1.34))
+            lists.imshow(patches[n], extent=(left, left + inner, top - inner, top))
+    lists.set(xlim=(0, 5.24), ylim=(0, 1.34))
     return figure
 
 
@@ -333,7 +338,7 @@ def _read_mask(mask: Any, within: Any) -> tuple[tuple[int, ...], np.ndarray, np.
             f"within must be one whole number for each axis of {context.shape}, got {within}"
         )
     real = tuple(slice(max(1, side)) for side in sides.tolist())
-    grid, part = ((1, 1, *shape)[-3:] for shape in (context.shape, context[real].shape))
+    grid, part = (_grids.as_video(array.shape) for array in (context, context[real]))
     return grid, context[real].reshape(part), targets[:, *real].reshape(-1, *part)
 
 

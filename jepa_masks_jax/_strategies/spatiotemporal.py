@@ -66,7 +66,7 @@ def spatiotemporal_mask(
     num_targets = _check.block_count("num_targets", num_targets)
     extent = _check.pair("temporal_extent", temporal_extent, _check.side)
     scale = _check.pair("spatial_scale", spatial_scale, _check.scale)
-    video = _grids.as_frames(grid)
+    video = _grids.as_video(grid)
 
     @_tracing.jit
     def sample(key: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes, _tracing, _within
+from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing, _within
 from jepa_masks_jax._draws import Uniform
 from jepa_masks_jax._sizes import JepaBlocks
 from jepa_masks_jax._within import RealPart
@@ -133,7 +133,8 @@ def vjepa_mask(
             return lengths, np.maximum(np.floor(frames * keep), 1)
 
         real_sides = _within.real_part(grid, within).sides
-        video = RealPart(_grids.as_frames(grid), _grids.as_frames(real_sides))
+        one = () if len(grid) == 3 else (1,)  # An image or a sequence is one frame.
+        video = RealPart((*one, *grid), (*one, *real_sides))
         frame = RealPart(video.grid[1:], video.sides[1:])
         blocks = _tracing.planned(plan_blocks, frame.tokens, largest=math.prod(frame.grid))
         lengths, open_frames = _tracing.planned(plan_time, video.sides[0], largest=video.grid[0])
