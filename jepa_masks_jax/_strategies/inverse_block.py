@@ -90,11 +90,15 @@ def inverse_block_mask(
     def sample(key: jax.Array) -> jax.Array:
         words = _draws.random_words(key, 3)
         sides = _draws.entries(words[0], _side_table(grid, visible, (lowest, highest)))
-        row, column = (
-            _from_start(word, length if roll else length - side + 1, axis, grid)
-            for axis, (word, length, side) in enumerate(zip(words[1:], grid, sides, strict=True))
-        )
-        _, width = sides
+
+        def from_start(axis: int) -> jax.Array:
+            """Counts the tokens from a uniform start, with wrap-around: int32[*grid]."""
+            length = grid[axis]
+            start = _draws.below(words[1 + axis], length if roll else length - sides[axis] + 1)
+            at = lax.broadcasted_iota(jnp.int32, grid, axis)
+            return lax.rem(at - start + length, jnp.int32(length))
+
+        row, column, width = from_start(0), from_start(1), sides[1]
         return ~((column < width) & (row * width + column < visible))
 
     return sample(key)
@@ -108,12 +112,3 @@ def _side_table(
     sides = np.sqrt(visible * np.hstack([aspect, 1 / aspect]))
     # A root that is the whole side can come out above it in floating point.
     return np.minimum(np.ceil(sides), grid).astype(np.int32)
-
-
-def _from_start(
-    word: jax.Array, num_starts: jax.Array | int, axis: int, grid: tuple[int, ...]
-) -> jax.Array:
-    """Counts the tokens from a uniform start along an axis, with wrap-around: int32[*grid]."""
-    start = _draws.below(word, num_starts)
-    at = lax.broadcasted_iota(jnp.int32, grid, axis)
-    return lax.rem(at - start + grid[axis], jnp.int32(grid[axis]))

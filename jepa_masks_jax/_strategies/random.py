@@ -88,14 +88,29 @@ def random_mask(
         78
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
-    sides, among = _check.within(within, grid), _check.among(among, grid)
-    if cell is not None and (sides is not None or among is not None):
-        other = "among" if sides is None else "within"
+    within, among = _check.within(within, grid), _check.among(among, grid)
+    if cell is not None and (within is not None or among is not None):
+        other = "among" if within is None else "within"
         raise ValueError(f"cell must not be given together with {other}, got {cell!r}")
-    cell = (1,) * len(grid) if cell is None else _check_cell(cell, grid)
-    cells = tuple(length // side for length, side in zip(grid, cell, strict=True))
+    sides = (1,) * len(grid) if cell is None else _check_cell(cell, grid)
+    cells = tuple(length // side for length, side in zip(grid, sides, strict=True))
     mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, math.prod(cells))
-    return _random_mask(key, cells, cell, mask_ratio, num_masked, sides, among)
+
+    @_tracing.jit
+    def sample(key: jax.Array, num_masked: Any, within: Any, among: jax.Array | None) -> jax.Array:
+        part, largest = _within.real_part(cells, within), math.prod(cells)
+        pool = part.inside if among is None else part.inside & among
+        eligible = part.tokens if among is None else jnp.sum(pool, dtype=jnp.int32)
+        words = _draws.random_words(key, largest + 1)
+        count_word = words[part.tokens]
+        count = _counts.sample_masked(count_word, eligible, mask_ratio, num_masked, largest=largest)
+        mask = _subsets.random_subset(part.own(words).reshape(-1), pool.reshape(-1), count)
+        mask = mask.reshape(cells)
+        for axis, side in enumerate(sides):
+            mask = jnp.repeat(mask, side, axis)
+        return mask
+
+    return sample(key, num_masked, within, among)
 
 
 def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: _check.Real) -> jax.Array:
@@ -125,7 +140,7 @@ def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: _check.Re
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(3,), whole_frames=True)
     ratio = _check.fraction("mask_ratio", mask_ratio)
-    return _random_mask(key, (1, *grid[1:]), (grid[0], 1, 1), (ratio, ratio), None, None, None)
+    return random_mask(key, grid, mask_ratio=ratio, cell=(grid[0], 1, 1))
 
 
 def object_mask(
@@ -169,9 +184,7 @@ def object_mask(
     key, slots = _check.key(key), _check.integer("num_slots", num_slots, 2, _check.MAX_TOKENS)
     if num_masked is None:
         raise TypeError("num_masked must be an integer or a pair (min, max), got None")
-    among = _check.among(among, (slots,))
-    _, num_masked = _check.masked(None, num_masked, slots)
-    return _random_mask(key, (slots,), (1,), None, num_masked, None, among)
+    return random_mask(key, (slots,), num_masked=num_masked, among=among)
 
 
 def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
@@ -181,26 +194,3 @@ def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
     if any(length % side for length, side in zip(grid, sides, strict=True)) or sides == grid:
         raise ValueError(f"cell must be {meaning}, got {cell!r}")
     return sides
-
-
-@_tracing.jit
-def _random_mask(
-    key: jax.Array,
-    cells: tuple[int, ...],
-    cell: tuple[int, ...],
-    mask_ratio: Any,
-    num_masked: Any,
-    within: Any,
-    among: jax.Array | None,
-) -> jax.Array:
-    part, largest = _within.real_part(cells, within), math.prod(cells)
-    pool = part.inside if among is None else part.inside & among
-    eligible = part.tokens if among is None else jnp.sum(pool, dtype=jnp.int32)
-    words = _draws.random_words(key, largest + 1)
-    count_word = words[part.tokens]
-    count = _counts.sample_masked(count_word, eligible, mask_ratio, num_masked, largest=largest)
-    mask = _subsets.random_subset(part.own(words).reshape(-1), pool.reshape(-1), count)
-    mask = mask.reshape(cells)
-    for axis, side in enumerate(cell):
-        mask = jnp.repeat(mask, side, axis)
-    return mask
