@@ -234,20 +234,19 @@ def exactly_one(**options: Any) -> None:
         )
 
 
-def masked(mask_ratio: Any, num_masked: Any, tokens: int) -> tuple[Any, Any]:
+def masked(mask_ratio: Any, num_masked: Any, tokens: int) -> Any:
     """Reads how many of the tokens are masked, from a ratio or a count, each one or a pair.
 
     Returns:
-        A pair of ratios, or None; and if it is None, a pair of counts or an array.
+        A pair of ratios, which are floats, or of counts, which are ints; or an array.
     """
     exactly_one(mask_ratio=mask_ratio, num_masked=num_masked)
     if num_masked is None:
         ratio = functools.partial(fraction, instead=_COUNT_INSTEAD)
-        return one_or_pair("mask_ratio", mask_ratio, ratio), None
+        return one_or_pair("mask_ratio", mask_ratio, ratio)
     if is_array(num_masked):
-        return None, count("num_masked", num_masked)
-    within_grid = functools.partial(integer, high=tokens - 1)
-    return None, one_or_pair("num_masked", num_masked, within_grid)
+        return count("num_masked", num_masked)
+    return one_or_pair("num_masked", num_masked, functools.partial(integer, high=tokens - 1))
 
 
 _COUNT_INSTEAD = (

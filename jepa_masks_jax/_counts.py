@@ -17,34 +17,30 @@ def clamp(value: Any, low: Any, high: Any) -> jax.Array:
     return jnp.clip(narrow, low, high)
 
 
-def masked_range(tokens: Any, mask_ratio: Any, num_masked: Any) -> tuple[Any, Any]:
+def masked_range(tokens: Any, masked: Any) -> tuple[Any, Any]:
     """Plans the minimum and the maximum of the count among so many tokens: one at least stays.
 
     A ratio is rounded half to even, and masks at least one token if there are two.
 
     Args:
         tokens: how many there are to mask from, or an array of such counts.
-        mask_ratio: a pair of ratios, or None.
-        num_masked: a pair of counts, an array, or None.
+        masked: a pair of ratios, a pair of counts, or an array, from `_check.masked`.
     """
     largest = np.maximum(tokens - 1, 0)
-    if mask_ratio is not None:
-        low, high = (np.maximum(np.rint(ratio * tokens), 1) for ratio in mask_ratio)
-    else:
-        low, high = (1, largest) if _check.is_array(num_masked) else num_masked
+    if _check.is_array(masked):
+        return np.minimum(1, largest), largest
+    low, high = (
+        end if isinstance(end, int) else np.maximum(np.rint(end * tokens), 1) for end in masked
+    )
     return np.minimum(low, largest), np.minimum(high, largest)
 
 
-def sample_masked(
-    word: jax.Array, tokens: Any, mask_ratio: Any, num_masked: Any, *, largest: int = 0
-) -> jax.Array:
+def sample_masked(word: jax.Array, tokens: Any, masked: Any, *, largest: int = 0) -> jax.Array:
     """Samples the count in `masked_range`, or clamps an array into it: uint32[] to int32[].
 
     `tokens` is an int, or int32[] of at most `largest`.
     """
-    minimum, maximum = _tracing.planned(
-        masked_range, tokens, mask_ratio, num_masked, largest=largest
-    )
-    if _check.is_array(num_masked):
-        return clamp(num_masked, minimum, maximum)
+    minimum, maximum = _tracing.planned(masked_range, tokens, masked, largest=largest)
+    if _check.is_array(masked):
+        return clamp(masked, minimum, maximum)
     return _draws.between(word, minimum, maximum)

@@ -102,7 +102,7 @@ def blockwise_mask(
     if min(grid) < 2:
         raise ValueError(f"grid must be at least 2 along each side, got {grid}")
     tokens = math.prod(grid)
-    mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, tokens)
+    masked = _check.masked(mask_ratio, num_masked, tokens)
     min_block = _check_area("min_block", min_block, tokens)
     max_block = tokens if max_block is None else _check_area("max_block", max_block, tokens)
     if min_block > max_block:
@@ -110,13 +110,13 @@ def blockwise_mask(
     aspect_ratio = _check.pair("aspect_ratio", aspect_ratio, _check.positive)
 
     @_tracing.jit
-    def sample(key: jax.Array, num_masked: Any) -> jax.Array:
+    def sample(key: jax.Array, masked: Any) -> jax.Array:
         tokens = math.prod(grid)
         words = _draws.random_words(key, 4 * _TRIES + tokens + 1)
         try_words, token_words, count_word = words[: 4 * _TRIES], words[4 * _TRIES : -1], words[-1]
-        count = _counts.sample_masked(count_word, tokens, mask_ratio, num_masked)
+        count = _counts.sample_masked(count_word, tokens, masked)
         aspect_words, *other_words = try_words.reshape(_TRIES, 4).T
-        _, most_masked = _counts.masked_range(tokens, mask_ratio, num_masked)
+        _, most_masked = _counts.masked_range(tokens, masked)
         largest_area = max(min_block, min(max_block, int(most_masked)))
         per_token = 4 * _PER_TOKEN * max(aspect_ratio[1], 1)
         unit = int(_sizes.aspect_unit("aspect_ratio", aspect_ratio, largest_area, per_token))
@@ -150,7 +150,7 @@ def blockwise_mask(
         added = _subsets.random_subset(token_words, free, state.missing)
         return state.mask | added.reshape(grid)
 
-    return sample(key, num_masked)
+    return sample(key, masked)
 
 
 def _check_area(name: str, area: Any, tokens: int) -> int:

@@ -74,8 +74,8 @@ def inverse_block_mask(
         mask_ratio = _check.fraction("mask_ratio", mask_ratio)
     if num_masked is not None:
         num_masked = _check.integer("num_masked", num_masked, 1, tokens - 1)
-    mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, tokens)
-    count = int(_counts.masked_range(tokens, mask_ratio, num_masked)[0])
+    masked = _check.masked(mask_ratio, num_masked, tokens)
+    count = int(_counts.masked_range(tokens, masked)[0])
     low, high = _check.pair("aspect_ratio", aspect_ratio, _check.positive)
     roll = _check.flag("roll", roll)
     visible, (height, width) = tokens - count, grid

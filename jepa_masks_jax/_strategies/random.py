@@ -94,23 +94,23 @@ def random_mask(
         raise ValueError(f"cell must not be given together with {other}, got {cell!r}")
     sides = (1,) * len(grid) if cell is None else _check_cell(cell, grid)
     cells = tuple(length // side for length, side in zip(grid, sides, strict=True))
-    mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, math.prod(cells))
+    masked = _check.masked(mask_ratio, num_masked, math.prod(cells))
 
     @_tracing.jit
-    def sample(key: jax.Array, num_masked: Any, within: Any, among: jax.Array | None) -> jax.Array:
+    def sample(key: jax.Array, masked: Any, within: Any, among: jax.Array | None) -> jax.Array:
         part, largest = _within.real_part(cells, within), math.prod(cells)
         pool = part.inside if among is None else part.inside & among
         eligible = part.tokens if among is None else jnp.sum(pool, dtype=jnp.int32)
         words = _draws.random_words(key, largest + 1)
         count_word = words[part.tokens]
-        count = _counts.sample_masked(count_word, eligible, mask_ratio, num_masked, largest=largest)
+        count = _counts.sample_masked(count_word, eligible, masked, largest=largest)
         mask = _subsets.random_subset(part.own(words).reshape(-1), pool.reshape(-1), count)
         mask = mask.reshape(cells)
         for axis, side in enumerate(sides):
             mask = jnp.repeat(mask, side, axis)
         return mask
 
-    return sample(key, num_masked, within, among)
+    return sample(key, masked, within, among)
 
 
 def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: _check.Real) -> jax.Array:

@@ -129,7 +129,7 @@ def random_span_mask(
     """
     key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
     (length,) = grid
-    mask_ratio, num_masked = _check.masked(mask_ratio, num_masked, length)
+    masked = _check.masked(mask_ratio, num_masked, length)
     is_t5 = _check.choice("ends", ends, ("free", "t5"), {}) == "t5"
     _check.exactly_one(mean_span=mean_span, num_spans=num_spans)
     if mean_span is not None:
@@ -140,21 +140,19 @@ def random_span_mask(
         num_spans = _check.count("num_spans", num_spans, 1, (length + (not is_t5)) // 2)
 
     @_tracing.jit
-    def sample(key: jax.Array, num_masked: Any, num_spans: Any, within: Any) -> jax.Array:
+    def sample(key: jax.Array, masked: Any, num_spans: Any, within: Any) -> jax.Array:
         (length,) = _within.real_part(grid, within).sides
         words = _draws.random_words(key, 2 * grid[0])
         # A word for each seam and each gap. Nothing is cut before the first token: its is free.
         seam_words, gap_words = words[::2], words[1::2]
-        masked = _counts.sample_masked(
-            seam_words[0], length, mask_ratio, num_masked, largest=grid[0]
-        )
-        context = length - masked
+        count = _counts.sample_masked(seam_words[0], length, masked, largest=grid[0])
+        context = length - count
         if mean_span is not None:
-            num_spans = _tracing.planned(_plan_spans, masked, mean_span, largest=grid[0])
+            num_spans = _tracing.planned(_plan_spans, count, mean_span, largest=grid[0])
         gaps = context if is_t5 else context + 1
-        spans = _counts.clamp(num_spans, 1, jnp.minimum(masked, gaps))
+        spans = _counts.clamp(num_spans, 1, jnp.minimum(count, gaps))
         place = lax.iota(jnp.int32, grid[0])
-        cut = _subsets.random_subset(seam_words, (place > 0) & (place < masked), spans - 1)
+        cut = _subsets.random_subset(seam_words, (place > 0) & (place < count), spans - 1)
         if is_t5:
             inner = (place > 0) & (place < context)
             gap = _subsets.random_subset(gap_words, inner, spans - 1) | (place == context)
@@ -163,10 +161,10 @@ def random_span_mask(
         # How many context tokens stand before each span, in order.
         before = jnp.sort(jnp.where(gap, place, grid[0]))
         moved = place + before[jnp.cumsum(cut, dtype=jnp.int32)]
-        moved = jnp.where(place < masked, moved, grid[0])
+        moved = jnp.where(place < count, moved, grid[0])
         return _subsets.at_places(moved, grid[0])
 
-    return sample(key, num_masked, num_spans, _check.within(within, grid))
+    return sample(key, masked, num_spans, _check.within(within, grid))
 
 
 _NUM_SPANS_INSTEAD = (
@@ -175,10 +173,10 @@ _NUM_SPANS_INSTEAD = (
 )
 
 
-def _plan_spans(masked: np.ndarray, mean_span: float) -> np.ndarray:
-    """Plans the count of spans, `masked / mean_span` rounded half to even."""
+def _plan_spans(count: np.ndarray, mean_span: float) -> Any:
+    """Plans the count of spans, `count / mean_span` rounded half to even."""
     # Python's own integers, because the products may exceed 64 bits.
     numerator, denominator = Fraction(str(mean_span)).as_integer_ratio()
-    times = masked.astype(object) * denominator
+    times = count.astype(object) * denominator
     whole, rest = times // numerator, times % numerator
     return whole + (2 * rest + whole % 2 > numerator)
