@@ -277,42 +277,36 @@ def _plan(tokens: np.ndarray, options: _Options) -> tuple[JepaBlocks, JepaBlocks
     )
 
 
-def _allowed_counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
-    targets, context = _tracing.planned(_plan, math.prod(grid), options)
-    room, keep_area = options.room(grid), not options.reference
-
-    def areas(count: int, blocks: JepaBlocks) -> list[int]:
-        sides = _sizes.all_sides(count, blocks.aspects, room, keep_area=keep_area)
-        return list(map(math.prod, sides))
-
-    smallest, largest = targets.counts.floors
-    target_min, target_max = min(areas(smallest, targets)), max(areas(largest, targets))
-    if options.reference:
-        _refuse_thin_grid(grid, targets)
-    if options.allow_overlap:
-        left = min(areas(context.counts.floors[0], context))
-    else:
-        left = math.prod(grid) - options.num_targets * target_max
-    return IjepaCounts(max(left, 0), target_min, target_max)
-
-
 _THINNEST = 0.4
 """A grid is too thin for the reference if no block that fits in all of it, last row and column
 included, has this part of a target's minimum area."""
 
 
-def _refuse_thin_grid(grid: tuple[int, ...], targets: JepaBlocks) -> None:
-    smallest, largest = targets.counts.floors
-    largest_areas = map(
-        math.prod, _sizes.all_sides(largest, targets.aspects, grid, keep_area=False)
-    )
-    minimum, maximum = max(smallest, 1), max(largest_areas)
-    if maximum < _THINNEST * minimum:
-        raise ValueError(
-            f"grid {grid} is too thin for sampling='reference': target_scale asks for blocks of at "
-            f"least {minimum} tokens, and the largest block of this target_aspect_ratio holds "
-            f"at most {maximum} there; sampling='independent' keeps the area"
+def _allowed_counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
+    targets, context = _tracing.planned(_plan, math.prod(grid), options)
+
+    def areas(count: int, blocks: JepaBlocks, room: tuple[int, ...]) -> list[int]:
+        keep_area = not options.reference
+        return list(
+            map(math.prod, _sizes.all_sides(count, blocks.aspects, room, keep_area=keep_area))
         )
+
+    (smallest, largest), room = targets.counts.floors, options.room(grid)
+    if options.reference:
+        minimum, maximum = max(smallest, 1), max(areas(largest, targets, grid))
+        if maximum < _THINNEST * minimum:
+            raise ValueError(
+                f"grid {grid} is too thin for sampling='reference': target_scale asks for blocks "
+                f"of at least {minimum} tokens, and the largest block of this target_aspect_ratio "
+                f"holds at most {maximum} there; sampling='independent' keeps the area"
+            )
+    target_min = min(areas(smallest, targets, room))
+    target_max = max(areas(largest, targets, room))
+    if options.allow_overlap:
+        left = min(areas(context.counts.floors[0], context, room))
+    else:
+        left = math.prod(grid) - options.num_targets * target_max
+    return IjepaCounts(max(left, 0), target_min, target_max)
 
 
 def _refuse_min_keep(grid: tuple[int, ...], options: _Options, min_keep: int) -> None:
