@@ -26,11 +26,11 @@ def jit(function: Function) -> Function:
     closed_over = tuple(cell.cell_contents for cell in function.__closure__ or ())
     programs = _programs(function.__code__, closed_over)
 
-    @functools.wraps(function)
     def call(*args: Any) -> Any:
         args = tuple(jnp.asarray(arg) if hasattr(arg, "__jax_array__") else arg for arg in args)
         static = tuple(i for i, arg in enumerate(args) if not _holds_arrays(arg))
         if static not in programs:
+            function.__name__ = function.__qualname__.partition(".")[0]  # what a profiler shows
             programs[static] = jax.jit(function, static_argnums=static)
         return programs[static](*args)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
@@ -41,11 +40,7 @@ class ContextTargetMasks(NamedTuple):
 
 
 @_storable
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("indices", "valid"),
-    meta_fields=("num_tokens",),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenIndices:
     """An index list: the tokens of a mask, padded to a static length.
@@ -59,7 +54,7 @@ class TokenIndices:
     """int32[size], ascending in row-major order; padding entries equal `num_tokens`"""
     valid: jax.Array
     """bool[size], False at the padding, which comes last"""
-    num_tokens: int
+    num_tokens: int = dataclasses.field(metadata={"static": True})
     """the token count of the mask's grid, static"""
 
     def __iter__(self) -> Iterator[jax.Array]:

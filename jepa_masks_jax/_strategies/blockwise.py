@@ -111,7 +111,6 @@ def blockwise_mask(
 
     @_tracing.jit
     def sample(key: jax.Array, masked: Any) -> jax.Array:
-        tokens = math.prod(grid)
         words = _draws.random_words(key, 4 * _TRIES + tokens + 1)
         try_words, token_words, count_word = words[: 4 * _TRIES], words[4 * _TRIES : -1], words[-1]
         count = _counts.sample_masked(count_word, tokens, masked)
