@@ -80,6 +80,12 @@ __all__ = [
 
 Masks = TypeVar("Masks")
 
+_OF_ALL_VJEPA = {
+    "temporal_scale": (1.0, 1.0),
+    "aspect_ratio": (0.75, 1.5),
+    "max_temporal_keep": 1.0,
+}
+
 
 def _preset(
     strategy: Callable[..., Masks], **options: Any
@@ -121,14 +127,7 @@ def ijepa() -> None:
     """
 
 
-@_preset(
-    vjepa_mask,
-    num_blocks=8,
-    spatial_scale=(0.15, 0.15),
-    temporal_scale=(1.0, 1.0),
-    aspect_ratio=(0.75, 1.5),
-    max_temporal_keep=1.0,
-)
+@_preset(vjepa_mask, num_blocks=8, spatial_scale=(0.15, 0.15), **_OF_ALL_VJEPA)
 def vjepa_short_range() -> None:
     """Samples the first of V-JEPA's two targets of a clip: many small blocks.
 
@@ -141,14 +140,7 @@ def vjepa_short_range() -> None:
     """
 
 
-@_preset(
-    vjepa_mask,
-    num_blocks=2,
-    spatial_scale=(0.7, 0.7),
-    temporal_scale=(1.0, 1.0),
-    aspect_ratio=(0.75, 1.5),
-    max_temporal_keep=1.0,
-)
+@_preset(vjepa_mask, num_blocks=2, spatial_scale=(0.7, 0.7), **_OF_ALL_VJEPA)
 def vjepa_long_range() -> None:
     """Samples the second of V-JEPA's two targets of a clip: two large blocks.
 
@@ -159,14 +151,7 @@ def vjepa_long_range() -> None:
     """
 
 
-@_preset(
-    vjepa_mask,
-    num_blocks=10,
-    spatial_scale=(0.15, 0.15),
-    temporal_scale=(1.0, 1.0),
-    aspect_ratio=(0.75, 1.5),
-    max_temporal_keep=1.0,
-)
+@_preset(vjepa_mask, num_blocks=10, spatial_scale=(0.15, 0.15), **_OF_ALL_VJEPA)
 def vjepa21_image() -> None:
     """Samples V-JEPA 2.1's target of an image, on 16x16. An image has only this one.
 
