@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -183,14 +185,11 @@ def list_size(
             jnp.concatenate(parts)[: groups * group].reshape(groups, group, -1)
             for parts in jax.lax.map(jax.vmap(count), keys)
         ]
-        balance = jax.vmap(lambda key, counts: balanced_order(key, counts, per_row=per_row))
-        order = balance(jax.random.split(order_key, groups), jnp.sum(counts[0], axis=2))[..., None]
-        take: Any = jnp.take_along_axis
-        in_order = [take(of_one, order, axis=1) for of_one in counts]
-        return [
-            jnp.sum(of_one.reshape(-1, per_row, of_one.shape[2]), axis=1, dtype=jnp.int32)
-            for of_one in in_order
-        ]
+        order = functools.partial(balanced_order, per_row=per_row)
+        orders = jax.vmap(order)(jax.random.split(order_key, groups), jnp.sum(counts[0], axis=2))
+        in_order = [jax.vmap(operator.getitem)(of_one, orders) for of_one in counts]
+        in_rows = [of_one.reshape(-1, per_row, of_one.shape[2]) for of_one in in_order]
+        return [jnp.sum(of_one, axis=1, dtype=jnp.int32) for of_one in in_rows]
 
     def size(totals: jax.Array, tokens: int) -> int:
         needed = max(int(np.quantile(totals, quantile, method="inverted_cdf")), 1)
