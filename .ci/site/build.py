@@ -57,7 +57,9 @@ def main(folder):
     reference = [package(), *topics(), page("plotting", *described(plotting)), aliases()]
     guides = [guide(name) for name in GUIDES]
     modules = {module.modulename: module for module in [*guides, *reference]}
-    sections = {"Guides": guides[:-3], "Reference": reference, "Project": guides[-3:]}
+    project = [modules[name] for name in ("benchmarks", "changelog", "contributing")]
+    guides = [module for module in guides if module not in project]
+    sections = {"Guides": guides, "Reference": reference, "Project": project}
     add_contents(modules["index"], sections)
     # Fields show classes by the names that users write.
     jax.Array.__qualname__ = "Array"
