@@ -107,7 +107,7 @@ def refuse_tracer(name: str, value: Any, instead: str = "") -> None:
         raise TypeError(f"{name} is traced; close over it or make it static{instead}")
 
 
-def integer(name: str, value: Any, low: float = 1, high: int | None = None, hint: str = "") -> int:
+def integer(name: str, value: Any, low: float = 1, high: float = INT32_MAX, hint: str = "") -> int:
     """Returns an integer in `[low, high]`; an error of the range ends in the hint."""
     refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -115,8 +115,8 @@ def integer(name: str, value: Any, low: float = 1, high: int | None = None, hint
         advice = "; use round()" if is_real else ""
         raise TypeError(f"{name} must be an integer, got {brief(value)}{advice}")
     plain = int(value)
-    if plain < low or (high is not None and plain > high):
-        accepted = f"at least {low}" if high is None else f"in [{low}, {high}]"
+    if not low <= plain <= high:
+        accepted = f"at least {low}" if high == INT32_MAX > plain else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be {accepted}, got {brief(plain)}{hint}")
     return plain
 
@@ -228,7 +228,7 @@ def refuse_unless_default(name: str, value: Any, default: Any, where: str) -> No
         raise ValueError(f"{name} has no meaning {where} and must be {default}, got {brief(value)}")
 
 
-def count(name: str, value: Any, low: float = 1, high: int | None = None) -> Any:
+def count(name: str, value: Any, low: float = 1, high: float = INT32_MAX) -> Any:
     """Returns an int in `[low, high]`, or an integer array of shape () for `clamp`."""
     refuse_foreign(name, value)
     if not is_array(value):
@@ -303,7 +303,8 @@ def within(within: Any, grid: tuple[int, ...]) -> Any:
     refuse_foreign("within", within)
     if isinstance(within, tuple | list):
         sides = tuple(
-            in_int32(count(f"within[{i}]", side, -math.inf)) for i, side in enumerate(within)
+            in_int32(count(f"within[{i}]", side, -math.inf, math.inf))
+            for i, side in enumerate(within)
         )
         # Sides of the host share the program of an array. JAX's own may be traced.
         on_host = sides and all(isinstance(side, np.ndarray) for side in sides)

@@ -587,7 +587,7 @@ REFUSALS = [
     # Tokens that are taken and put back.
     value_error(r"\bindices\b.*jax\.vmap", take, BATCHED),
     value_error(r"\bindices\b.*jax\.vmap", jm.take_tokens, TOKENS[None], BATCHED),
-    value_error(r"indices must be those of one mask.*jax\.vmap", put, BATCHED),
+    value_error(r"indices must be one index list.*jax\.vmap", put, BATCHED),
     *(
         type_error(r"\bindices\b", take, wrong)
         for wrong in (tuple(INDICES), INDICES.indices, MASK, None)
@@ -665,7 +665,7 @@ REFUSALS = [
     ),
     *(
         value_error(
-            r"fill must be a number or of shape \(3,\) or \(1, \.\.\., 3\), got shape \(",
+            r"fill must be a number or of shape \(3,\), \(1, \.\.\., 3\) or \(4, 3\), got shape \(",
             jm.put_tokens,
             np.ones((3, 3), np.float32),
             TWO_LISTED,

@@ -54,7 +54,10 @@ FUNCTIONS = {
     jm.squared_distance: {"mask": MASK},
     jm.take_tokens: {"tokens": np.ones((16, 2)), "indices": INDICES},
     jm.put_tokens: {"tokens": np.ones((3, 2)), "indices": INDICES},
-    jm.balanced_order: {"counts": np.arange(4), "rows": 2},
+    jm.balanced_order: {"counts": np.arange(4), "per_row": 2},
+    jm.in_rows: {"masks": np.ones((4, 3), bool), "per_row": 2},
+    jm.attention_mask: {"queries": INDICES, "keys": INDICES},
+    jm.list_size: {"draw": lambda key: MASK, "per_row": 2, "group": 4},
     jm.to_mask_spec: {"mask": MASK},
     jm.to_mask_specs: {"masks": MASK},
     jm.mask_statistics: {"masks": MASK},
@@ -104,6 +107,8 @@ def test_an_error_of_the_command_is_one_short_line(value, capsys):
         (lambda array: jm.clip_count(KEY, MASK, exactly=array), "exactly"),
         (lambda array: jm.inside((4, 4), array), "within"),
         (lambda array: jm.top_mask(array, num_masked=1), "scores"),
+        (lambda array: jm.balanced_order(KEY, array, per_row=2), "counts"),
+        (lambda array: jm.take_tokens(array, INDICES), "tokens"),
     ],
 )
 def test_an_array_of_another_library_is_told_of_numpy(call, name):

@@ -156,7 +156,7 @@ def _check_area(name: str, area: Any, tokens: int) -> int:
     area = _check.integer(name, area)
     if area > tokens:
         raise ValueError(
-            f"{name} must be in [1, {tokens}], the tokens of the grid, got {area}; pass a smaller "
-            f"{name} if it is the default or a preset's"
+            f"{name} must be in [1, {tokens}], the tokens of the grid, got {area}; "
+            f"pass a smaller {name} if it is the default or a preset's"
         )
     return area
