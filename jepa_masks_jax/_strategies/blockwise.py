@@ -128,9 +128,8 @@ def blockwise_mask(
             aspect, area_word, *corner_words = tried
             rest = jnp.minimum(state.missing, max_block)
             smallest, largest = jnp.minimum(min_block, rest), jnp.maximum(min_block, rest)
-            area = _PER_TOKEN * smallest + _draws.below(
-                area_word, _PER_TOKEN * (largest - smallest)
-            )
+            steps = _PER_TOKEN * (largest - smallest)
+            area = _PER_TOKEN * smallest + _draws.below(area_word, steps)
             height, width = _sizes.traced_sides(area, aspect, unit, _PER_TOKEN)
             fits = (height > 0) & (height < grid[0]) & (width > 0) & (width < grid[1])
             new = _boxes.place_each(corner_words, (height, width), grid, grid) & ~state.mask
@@ -145,8 +144,7 @@ def blockwise_mask(
         start = _State(jnp.zeros(grid, bool), count, jnp.int32(0))
         start = _State(*(_meshes.vary_as(initial, words, count) for initial in start))
         state, _ = lax.scan(try_block, start, (aspects, *other_words), unroll=_UNROLL)
-        free = ~state.mask.reshape(-1)
-        added = _subsets.random_subset(token_words, free, state.missing)
+        added = _subsets.random_subset(token_words, ~state.mask.reshape(-1), state.missing)
         return state.mask | added.reshape(grid)
 
     return sample(key, masked)

@@ -116,34 +116,27 @@ def vjepa_mask(
     times = _check.pair("temporal_scale", temporal_scale, _check.scale)
     aspect = _sizes.check_aspect_ratio("aspect_ratio", aspect_ratio, len(grid))
     keep = _check.scale("max_temporal_keep", max_temporal_keep)
-    if len(grid) < 3:
-        where = "without frames"
-        _check.refuse_unless_default("temporal_scale", times, _ALL_FRAMES, where)
-        _check.refuse_unless_default("max_temporal_keep", keep, 1.0, where)
     within = _check.within(within, grid)
-    if within is not None and times != _ALL_FRAMES:
-        raise ValueError(f"within needs temporal_scale={_ALL_FRAMES}, got {times}")
+    _check_time(grid, times, keep, within)
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
         def plan_blocks(tokens: np.ndarray) -> JepaBlocks:
             return _sizes.jepa_blocks(tokens, "aspect_ratio", scale, aspect)
 
-        def plan_lengths(frames: np.ndarray) -> Uniform:
-            return _draws.uniform(*(frames * time for time in times))
-
-        def plan_open_frames(frames: np.ndarray) -> Any:
-            return np.maximum(np.floor(frames * keep), 1)
+        def plan_time(frames: np.ndarray) -> tuple[Uniform, Any]:
+            """Plans the frames of a block, and the frames that can be context, from the first."""
+            lengths = _draws.uniform(*(frames * time for time in times))
+            return lengths, np.maximum(np.floor(frames * keep), 1)
 
         real = _within.real_part(grid, within)
         frame = RealPart(grid[-2:], real.within[-2:])
         blocks = _tracing.planned(plan_blocks, frame.tokens, largest=math.prod(frame.grid))
         can_be_context, all_frames = real, True
         if len(grid) == 3:
-            open_frames = _tracing.planned(plan_open_frames, real.within[0], largest=grid[0])
+            lengths, open_frames = _tracing.planned(plan_time, real.within[0], largest=grid[0])
             can_be_context = RealPart(grid, (open_frames, *frame.within))
-            lengths = _tracing.planned(plan_lengths, grid[0])
-            all_frames = max(lengths.floors[0], 1) >= grid[0]
+            all_frames = within is not None or max(lengths.floors[0], 1) >= grid[0]
 
         # Blocks that all last all frames are placed in one frame, which is then repeated.
         room = frame if all_frames else real
@@ -166,6 +159,17 @@ def vjepa_mask(
         return (target | ~can_be_context.inside) & real.inside
 
     return sample(key, within)
+
+
+def _check_time(
+    grid: tuple[int, ...], times: tuple[float, float], keep: float, within: Any
+) -> None:
+    """Refuses options of frames where there are none, or of which samples have their own count."""
+    if len(grid) < 3:
+        _check.refuse_unless_default("temporal_scale", times, _ALL_FRAMES, "without frames")
+        _check.refuse_unless_default("max_temporal_keep", keep, 1.0, "without frames")
+    if within is not None and times != _ALL_FRAMES:
+        raise ValueError(f"within needs temporal_scale={_ALL_FRAMES}, got {times}")
 
 
 def _place(
