@@ -10,7 +10,6 @@ count, so both are as public as names.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -37,51 +36,40 @@ def random_subset(words: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Ar
     Returns:
         bool[tokens].
     """
-    return _lowest(words >> 1, pool, count, bits=31)
+    words = jnp.where(pool, words >> 1, jnp.uint32(_OUTSIDE))
+    return _of_lowest_words(words, None, count)
 
 
 def lowest(words: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Array:
     """Picks the tokens of a pool with the lowest words, of all 32 bits, as `random_subset`."""
-    return _lowest(words, pool, count, bits=32)
+    return _of_lowest_words(jnp.where(pool, words, jnp.uint32(_OUTSIDE)), pool, count)
 
 
-def _lowest(words: jax.Array, pool: jax.Array, count: jax.Array, *, bits: int) -> jax.Array:
-    """Picks the lowest words, of so many bits. One of 32 may be the word of the tokens outside."""
-    words = jnp.where(pool, words, jnp.uint32(_OUTSIDE))
-    return lax.platform_dependent(words, pool, count, **_WAYS[bits])
+def _of_lowest_words(words: jax.Array, pool: jax.Array | None, count: jax.Array) -> jax.Array:
+    """Picks the lowest words; a pool is given if words in it may be that of the tokens outside."""
+    ways = {"cpu": lowest_by_bisection, "default": lowest_by_sorting}
+    return lax.platform_dependent(words, pool, count, **ways)
 
 
-def lowest_by_sorting(words: jax.Array, pool: jax.Array, count: jax.Array, bits: int) -> jax.Array:
+def lowest_by_sorting(words: jax.Array, pool: jax.Array | None, count: jax.Array) -> jax.Array:
     """Ranks all words by two sorts, the second of which undoes the first."""
     number = lax.iota(jnp.int32, words.size)
-    keys = (words, ~pool) if bits == 32 else (words,)
+    keys = (words,) if pool is None else (words, ~pool)
     *_, order = lax.sort((*keys, number), num_keys=len(keys), is_stable=True)
     _, rank = lax.sort((order, number), num_keys=1)
     return rank < count
 
 
-def lowest_by_bisection(
-    words: jax.Array, pool: jax.Array, count: jax.Array, bits: int
-) -> jax.Array:
+def lowest_by_bisection(words: jax.Array, pool: jax.Array | None, count: jax.Array) -> jax.Array:
     """Finds the word below which all are picked, then among those equal to it the token."""
-    word = _threshold(words, count, bits=bits)
+    word = _threshold(words, count, bits=31 if pool is None else 32)
     below, is_equal = words < word, words == word
-    if bits == 32:
+    if pool is not None:
         is_equal &= pool
     number = lax.iota(jnp.uint32, words.size)
     equal = jnp.where(is_equal, number, jnp.uint32(_OUTSIDE))
     missing = count - jnp.sum(below, dtype=jnp.int32)
     return below | (equal < _threshold(equal, missing, bits=words.size.bit_length()))
-
-
-_WAYS = {
-    bits: {
-        "cpu": functools.partial(lowest_by_bisection, bits=bits),
-        "default": functools.partial(lowest_by_sorting, bits=bits),
-    }
-    for bits in (31, 32)
-}
-"""Made once, because JAX traces a function that it knows only once."""
 
 
 def _threshold(words: jax.Array, count: jax.Array, *, bits: int) -> jax.Array:
