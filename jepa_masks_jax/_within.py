@@ -42,6 +42,10 @@ class RealPart(NamedTuple):
             place = place * self.within[axis] + self._at(axis)
         return jnp.where(self.inside, place, -1)
 
+    def last_axes(self, count: int) -> RealPart:
+        """Returns the part of the last axes, such as that of one frame of a video."""
+        return RealPart(self.grid[-count:], self.within[-count:])
+
     def own(self, words: jax.Array) -> jax.Array:
         """Gives each real token the word of its place: uint32[tokens or more] to uint32[*grid]."""
         if len(self.grid) == 1 or isinstance(self.tokens, int):

@@ -11,7 +11,6 @@ from jax import lax
 
 from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing
 from jepa_masks_jax._check import Grid, Int, Range
-from jepa_masks_jax._draws import Uniform
 
 
 def block_mask(
@@ -71,7 +70,7 @@ def block_mask(
 
     @_tracing.jit
     def sample(key: jax.Array) -> jax.Array:
-        def plan(tokens: np.ndarray) -> tuple[Uniform, Uniform]:
+        def plan(tokens: np.ndarray) -> tuple[_draws.Uniform, _draws.Uniform]:
             counts = _draws.uniform(*(tokens * end / num_targets + 0.5 for end in scale))
             return counts, _sizes.aspects("target_aspect_ratio", aspect_ratio, counts.floors[1])
 

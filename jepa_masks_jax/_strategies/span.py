@@ -12,7 +12,6 @@ from jax import lax
 
 from jepa_masks_jax import _check, _draws, _subsets, _tracing, _within
 from jepa_masks_jax._check import Grid, Int, Real, Within
-from jepa_masks_jax._draws import Uniform
 
 
 def span_mask(
@@ -85,13 +84,13 @@ def span_mask(
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
-        def plan(lengths: np.ndarray) -> tuple[Uniform, Any, Any]:
+        def plan(lengths: np.ndarray) -> tuple[_draws.Uniform, Any, Any]:
             """Plans the count of spans before it is rounded down, its maximum, and their length."""
             # Python's own integers, because the products may exceed 64 bits.
             numerator, denominator = Fraction(str(mask_ratio)).as_integer_ratio()
             over, under = numerator * lengths.astype(object), denominator * span
             unit = _draws.finest_unit((over // under + 1).astype(int)).astype(object)
-            spans = Uniform(over * unit // under, unit, unit)
+            spans = _draws.Uniform(over * unit // under, unit, unit)
             return spans, np.maximum((lengths - 1) // span, 1), np.minimum(span, lengths - 1)
 
         (real_length,) = _within.real_part(grid, within).within

@@ -10,7 +10,6 @@ import numpy as np
 
 from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes, _tracing
 from jepa_masks_jax._check import Grid, Int, IntRange, Range
-from jepa_masks_jax._draws import Uniform
 
 
 def spatiotemporal_mask(
@@ -71,7 +70,7 @@ def spatiotemporal_mask(
 
     @_tracing.jit
     def sample(key: jax.Array) -> jax.Array:
-        def plan(tokens: np.ndarray) -> Uniform:
+        def plan(tokens: np.ndarray) -> _draws.Uniform:
             return _draws.uniform(*(tokens * end + 0.5 for end in scale))
 
         counts = _tracing.planned(plan, math.prod(grid[-2:]))

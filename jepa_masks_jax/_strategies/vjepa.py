@@ -13,8 +13,6 @@ from jax import lax
 
 from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing, _within
 from jepa_masks_jax._check import Grid, Int, Range, Real, Within
-from jepa_masks_jax._draws import Uniform
-from jepa_masks_jax._sizes import JepaBlocks
 from jepa_masks_jax._within import RealPart
 
 _PLACEMENTS = 4
@@ -121,27 +119,28 @@ def vjepa_mask(
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
-        def plan_blocks(tokens: np.ndarray) -> JepaBlocks:
+        def plan_blocks(tokens: np.ndarray) -> _sizes.JepaBlocks:
             return _sizes.jepa_blocks(tokens, "aspect_ratio", scale, aspect)
 
-        def plan_time(frames: np.ndarray) -> tuple[Uniform, Any]:
+        def plan_time(frames: np.ndarray) -> tuple[_draws.Uniform, Any]:
             """Plans the frames of a block, and the frames that can be context, from the first."""
             lengths = _draws.uniform(*(frames * time for time in times))
             return lengths, np.maximum(np.floor(frames * keep), 1)
 
         real = _within.real_part(grid, within)
-        frame = RealPart(grid[-2:], real.within[-2:])
+        frame = real.last_axes(2)
         blocks = _tracing.planned(plan_blocks, frame.tokens, largest=math.prod(frame.grid))
-        can_be_context, all_frames = real, True
+        can_be_context, lengths = real, None
         if len(grid) == 3:
             lengths, open_frames = _tracing.planned(plan_time, real.within[0], largest=grid[0])
             can_be_context = RealPart(grid, (open_frames, *frame.within))
-            all_frames = within is not None or max(lengths.floors[0], 1) >= grid[0]
-
-        # Blocks that all last all frames are placed in one frame, which is then repeated.
-        room = frame if all_frames else real
-        context_room = RealPart(room.grid, can_be_context.within[-len(room.grid) :])
-        longest = () if all_frames else (lengths.floors[1],)
+            if within is not None or max(lengths.floors[0], 1) >= grid[0]:
+                lengths = None
+        # Without lengths every block lasts all frames: it is placed in one, which is then repeated.
+        room = real if lengths else frame
+        longest = (lengths.floors[1],) if lengths else ()
+        context_room = can_be_context.last_axes(len(room.grid))
+        # The sides of the room are ints unless there is a `within`.
         may_be_full = within is not None or any(
             _boxes.can_cover(num_blocks, (*longest, *sides), context_room.within)
             for sides in _sizes.all_sides(blocks.counts.floors[1], blocks.aspects, frame.grid)
@@ -150,7 +149,7 @@ def vjepa_mask(
         words = _draws.random_words(key, 3 + math.prod(corner_shape) + 1)
         length_word, count_word, aspect_word = words[:3]
         sides = _sizes.sample_jepa_sides(count_word, aspect_word, blocks, frame.within)
-        if not all_frames:
+        if lengths:
             sides = lengths.sample_floor(length_word), *sides
         target = _place(words[3:-1].reshape(corner_shape), sides, room, context_room)
         target = jnp.broadcast_to(target, grid)
