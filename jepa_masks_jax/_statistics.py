@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -179,17 +177,18 @@ def list_size(
         masks = zip(jax.tree.leaves(draw(key)), tokens_each, strict=True)
         return [jnp.sum(mask.reshape(-1, n), axis=1, dtype=jnp.int32) for mask, n in masks]
 
+    def totals_of_group(key: jax.Array, counts: list[jax.Array]) -> list[jax.Array]:
+        order = balanced_order(key, jnp.sum(counts[0], axis=1), per_row=per_row)
+        rows = [of_one[order].reshape(-1, per_row, of_one.shape[1]) for of_one in counts]
+        return [jnp.sum(row, axis=1, dtype=jnp.int32) for row in rows]
+
     def totals(mask_key: jax.Array, order_key: jax.Array) -> list[jax.Array]:
         keys = jax.random.split(mask_key, (-(-groups * group // at_once), at_once))
         counts = [
             jnp.concatenate(parts)[: groups * group].reshape(groups, group, -1)
             for parts in jax.lax.map(jax.vmap(count), keys)
         ]
-        order = functools.partial(balanced_order, per_row=per_row)
-        orders = jax.vmap(order)(jax.random.split(order_key, groups), jnp.sum(counts[0], axis=2))
-        in_order = [jax.vmap(operator.getitem)(of_one, orders) for of_one in counts]
-        in_rows = [of_one.reshape(-1, per_row, of_one.shape[2]) for of_one in in_order]
-        return [jnp.sum(of_one, axis=1, dtype=jnp.int32) for of_one in in_rows]
+        return jax.vmap(totals_of_group)(jax.random.split(order_key, groups), counts)
 
     def size(totals: jax.Array, tokens: int) -> int:
         needed = max(int(np.quantile(totals, quantile, method="inverted_cdf")), 1)
@@ -197,8 +196,7 @@ def list_size(
 
     # Compiled ahead of time, a program also runs while another is traced.
     compiled = jax.jit(totals).lower(mask_key, order_key).compile()
-    drawn_totals = compiled(mask_key, order_key)
-    sizes = map(size, drawn_totals, tokens_each)
+    sizes = map(size, compiled(mask_key, order_key), tokens_each)
     return jax.tree.unflatten(structure, list(sizes))
 
 
