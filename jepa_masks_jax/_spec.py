@@ -134,11 +134,7 @@ class MaskSpec:
         Returns:
             A dict `fields`, from which `MaskSpec(**fields)` makes an equal spec.
         """
-        return {
-            "context_indices": self.context_indices.tolist(),
-            "target_indices": self.target_indices.tolist(),
-            "total_tokens": self.total_tokens,
-        }
+        return {name: np.asarray(field).tolist() for name, field in vars(self).items()}
 
     @classmethod
     def _of_views(cls, context: np.ndarray, target: np.ndarray, total_tokens: int) -> "MaskSpec":
@@ -150,7 +146,7 @@ class MaskSpec:
         return spec
 
     def __reduce__(self) -> tuple[type["MaskSpec"], tuple[Any, ...]]:
-        return MaskSpec, (self.context_indices, self.target_indices, self.total_tokens)
+        return MaskSpec, tuple(vars(self).values())
 
     def _values(self) -> tuple[int, bytes, bytes]:
         return self.total_tokens, self.context_indices.tobytes(), self.target_indices.tobytes()
@@ -218,12 +214,9 @@ def to_mask_specs(masks: Any) -> list[MaskSpec]:
 
 def _convert(targets: np.ndarray, name: str) -> list[MaskSpec]:
     """Converts bool[batch, tokens]; errors call a mask by `name`, formatted with its number."""
-    num_targets = targets.sum(axis=1)
-    tokens = targets.shape[1]
-    for error, side, count in (
-        (EmptyContextError, "context", tokens),
-        (EmptyTargetError, "target", 0),
-    ):
+    num_targets, tokens = targets.sum(axis=1), targets.shape[1]
+    empty = (EmptyContextError, "context", tokens), (EmptyTargetError, "target", 0)
+    for error, side, count in empty:
         if (num_targets == count).any():
             raise error(f"{name.format(np.argmax(num_targets == count))} has no {side} token")
     contexts = _index_lists(~targets, tokens - num_targets)
