@@ -139,56 +139,26 @@ from jepa_masks_jax._within import inside
 
 __version__ = "0.5.0"
 
-__all__ = [
-    # JEPA
-    "ijepa_masks",
-    "ContextTargetMasks",
-    "ijepa_counts",
-    "IjepaCounts",
-    "vjepa_mask",
-    # Random tokens
-    "random_mask",
-    "random_tube_mask",
-    "top_mask",
-    # BEiT, DINO, CAPI
-    "blockwise_mask",
-    "inverse_block_mask",
-    # Spans of a sequence, object slots, boxes
-    "span_mask",
-    "random_span_mask",
-    "object_mask",
-    "box_mask",
-    # Published settings
-    "presets",
-    # From masks to tokens
-    "token_indices",
-    "TokenIndices",
-    "take_tokens",
-    "put_tokens",
-    "clip_count",
-    "squared_distance",
-    # Several samples in a row
-    "list_size",
-    "in_rows",
-    "attention_mask",
-    "balanced_order",
-    # Grids
-    "image_grid",
-    "video_grid",
-    "inside",
-    # On the host
-    "mask_statistics",
-    "MaskStatistics",
-    "to_mask_spec",
-    "to_mask_specs",
-    "MaskSpec",
-    "MaskError",
-    "EmptyContextError",
-    "EmptyTargetError",
-    "IndexOutOfBoundsError",
-    "DuplicateIndexError",
-    # Ports of jepa-rs
-    "block_mask",
-    "spatiotemporal_mask",
-    "multi_block_mask",
-]
+# JEPA
+__all__ = ["ijepa_masks", "ContextTargetMasks", "ijepa_counts", "IjepaCounts", "vjepa_mask"]
+# Random tokens
+__all__ += ["random_mask", "random_tube_mask", "top_mask"]
+# BEiT, DINO, CAPI
+__all__ += ["blockwise_mask", "inverse_block_mask"]
+# Spans of a sequence, object slots, boxes
+__all__ += ["span_mask", "random_span_mask", "object_mask", "box_mask"]
+# Published settings
+__all__ += ["presets"]
+# From masks to tokens
+__all__ += ["token_indices", "TokenIndices", "take_tokens", "put_tokens"]
+__all__ += ["clip_count", "squared_distance"]
+# Several samples in a row
+__all__ += ["list_size", "in_rows", "attention_mask", "balanced_order"]
+# Grids
+__all__ += ["image_grid", "video_grid", "inside"]
+# On the host
+__all__ += ["mask_statistics", "MaskStatistics", "to_mask_spec", "to_mask_specs", "MaskSpec"]
+__all__ += ["MaskError", "EmptyContextError", "EmptyTargetError"]
+__all__ += ["IndexOutOfBoundsError", "DuplicateIndexError"]
+# Ports of jepa-rs
+__all__ += ["block_mask", "spatiotemporal_mask", "multi_block_mask"]

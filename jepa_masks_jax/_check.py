@@ -269,12 +269,7 @@ def exactly_one(**options: Any) -> None:
         )
 
 
-_GRIDS = {
-    1: "(length,)",
-    2: "(height, width)",
-    3: "(frames, height, width)",
-    4: "four sides",
-}
+_GRIDS = {1: "(length,)", 2: "(height, width)", 3: "(frames, height, width)", 4: "four sides"}
 
 
 def grid(grid: Any, ranks: tuple[int, ...], *, whole_frames: bool = False) -> tuple[int, ...]:
