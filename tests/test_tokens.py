@@ -20,6 +20,7 @@ from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
+from modes import x64
 from transcription import clip_count, keys_and_words
 
 import jepa_masks_jax as jm
@@ -318,6 +319,63 @@ def test_nan_fills_with_one_compilation(dtype):
         assert len(compiled) == 2  # of take_tokens and of put_tokens
 
 
+def test_valid_counts_in_a_list_of_any_order():
+    unordered = jm.TokenIndices(np.array([2, 0, 1], np.int32), np.array([True, False, True]), 4)
+    put = jm.put_tokens(np.array([[1], [2], [3]], np.float32), unordered)
+    assert put[:, 0].tolist() == [0, 3, 1, 0]
+
+
+PADDED = jm.TokenIndices(np.array([1, 4], np.int32), np.array([True, False]), 4)
+
+
+@pytest.mark.parametrize("enable", [False, True], ids=["32", "64"])
+def test_a_fill_of_float64_is_what_jax_makes_of_it(enable):
+    with x64(enable):
+        taken = jm.take_tokens(np.ones((4, 2)), PADDED, fill=0.1)
+        put = jm.put_tokens(np.ones((2, 2)), PADDED, fill=-1)
+        assert taken.dtype == put.dtype == (np.float64 if enable else np.float32)
+        np.testing.assert_array_equal(taken, np.array([[1, 1], [0.1, 0.1]], taken.dtype))
+        np.testing.assert_array_equal(put, [[-1, -1], [1, 1], [-1, -1], [-1, -1]])
+
+
+class JaxArray:
+    """What libraries wrap parameters in."""
+
+    def __init__(self, value):
+        self.value = jnp.float32(value)
+        self.dtype, self.shape = self.value.dtype, self.value.shape
+
+    def __jax_array__(self):
+        return self.value
+
+
+def test_a_wrapped_fill_is_read_at_every_call():
+    for value in (7.0, 8.0):
+        put = jm.put_tokens(np.ones((2, 2), np.float32), PADDED, fill=JaxArray(value))
+        assert put[0].tolist() == [value, value]
+
+
+def test_keys_are_tokens():
+    keys = jax.random.split(jax.random.key(0), 4)
+    taken = jm.take_tokens(keys[:, None], PADDED)
+    put = jm.put_tokens(taken, PADDED)
+    bits = np.asarray(jax.random.key_data(keys))
+    np.testing.assert_array_equal(jax.random.key_data(taken)[0, 0], bits[1])
+    np.testing.assert_array_equal(jax.random.key_data(put)[1, 0], bits[1])
+    assert not jax.random.key_data(put)[np.array([0, 2, 3])].any()
+    with pytest.raises(ValueError, match="fill must be a number that key<fry> tokens can hold"):
+        jm.take_tokens(keys[:, None], PADDED, fill=1)
+
+
+def test_powers_of_two_are_tokens():
+    tokens = np.array([[1], [4], [2], [8]], jnp.float8_e8m0fnu)
+    taken = jm.take_tokens(tokens, PADDED)
+    assert taken.dtype == tokens.dtype
+    assert taken[0].astype(np.float32) == 4
+    put = jm.put_tokens(taken, PADDED, fill=2)
+    assert put[:, 0].astype(np.float32).tolist() == [2, 4, 2, 2]
+
+
 @contextlib.contextmanager
 def compilations():
     """Records what is compiled."""
@@ -401,6 +459,28 @@ def test_an_exported_function_that_takes_index_lists_is_serialised():
     stored = export.export(jax.jit(jm.take_tokens))(tokens, indices).serialize()
     taken = export.deserialize(stored).call(tokens, indices)
     assert taken[:, 0].tolist() == [1, 2, 5, 0]
+
+
+def test_exported_pairs_of_masks_and_lists_keep_their_public_names():
+    def sample(key):
+        masks = jm.ijepa_masks(key, (8, 8), num_targets=1, min_keep=1)
+        return masks, jm.token_indices(masks.context, size=9)
+
+    key = jax.random.key(0)
+    stored = export.export(jax.jit(sample))(key).serialize()
+    for name in (b"jepa_masks_jax.ContextTargetMasks", b"jepa_masks_jax.TokenIndices"):
+        assert name in stored
+    masks, listed = export.deserialize(stored).call(key)
+    expected, expected_list = jax.jit(sample)(key)
+    np.testing.assert_array_equal(masks.targets, expected.targets)
+    np.testing.assert_array_equal(masks.context, expected.context)
+    np.testing.assert_array_equal(listed.indices, expected_list.indices)
+
+
+def test_two_lists_compare_as_one_bool():
+    one, other = (jm.token_indices(MASK, size=3) for _ in range(2))
+    assert ((one == one), (one == other), (one != other)) == (True, False, True)
+    assert len({one, other}) == 2
 
 
 def test_a_reloaded_module_registers_its_types_again():

@@ -442,6 +442,21 @@ def test_sides_are_clamped():
         assert count(np.array([2**63, 2**64 - 1], np.uint64)) == [3, 3, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("within", "sides"),
+    [
+        ((jnp.uint32(2**32 - 1), 2), (3, 2)),  # -1 as int32
+        ((-(2**40), 2), (1, 2)),
+        (np.array([2, 3], jnp.int4), (2, 3)),
+        (jnp.array([2, 3], jnp.int4), (2, 3)),
+        ((np.array(2, jnp.int4), jnp.array(3, jnp.uint4)), (2, 3)),
+    ],
+    ids=str,
+)
+def test_sides_of_every_width(within, sides):
+    np.testing.assert_array_equal(jm.inside((3, 4), within), padded(np.ones(sides, bool), (3, 4)))
+
+
 def test_a_tuple_may_hold_a_traced_side():
     keys, words = keys_and_words()
     lengths = np.array([60, 33, 5, 1])

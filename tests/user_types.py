@@ -1,6 +1,6 @@
 """A program as a user with `mypy --strict` writes it: every public function, every kind of value.
 
-mypy reads it in the lint step, and test_right_values.py runs it.
+mypy reads it in the lint step, and test_api.py runs it.
 """
 
 import functools
