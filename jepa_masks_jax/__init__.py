@@ -37,15 +37,27 @@ checked: they are clamped to the valid range.
       |  put_tokens(outputs, seen, fill=m)      m: a mask token
     placed         [8, D]       m y1 y2 m  y4 m m m
 
-## Rows
+## Lists and rows
 
 The token counts of block masks vary, but an index list has one length: a short one drops tokens,
 and a long one computes padding. Rows of several samples drop next to nothing and compute little
-padding, because `balanced_order` groups samples so that all rows hold about equally many tokens.
+padding, because `in_rows` groups samples so that all rows hold about equally many tokens.
 
-A row of masks, bool[G, *grid], is one mask to `token_indices`. With `N` tokens to a grid,
-`indices // N` is the sample of each token, and each token attends to those of its own sample.
-`help(jm.balanced_order)` has an example, and `.github/ROWS.md` in the repository a complete step.
+>>> draw = lambda key: jm.presets.ijepa(key, grid)
+>>> jm.list_size(draw)  # the lengths of lists that drop 0.1 %
+ContextTargetMasks(context=131, targets=42)
+>>> sizes = jm.list_size(draw, per_row=2, group=256)  # and of rows of two samples
+>>> def list_row(context):  # one row: bool[2, 14, 14]
+...     seen = jm.token_indices(context, size=sizes.context, per_row=2)
+...     return seen, jm.attention_mask(seen)  # each token attends to those of its own sample
+>>> masks = jax.vmap(draw)(keys)
+>>> context, targets = jm.in_rows(jax.random.key(1), masks, per_row=2)
+>>> seen, mask = jax.vmap(list_row)(context)
+>>> seen.indices.shape, mask.shape
+((128, 188), (128, 188, 188))
+
+A list is a row of one. `seen.sample` is the sample of each entry in its row, and `seen.place` its
+token in the grid of that sample. `.github/ROWS.md` in the repository has complete steps.
 
 ## Functions
 
@@ -56,7 +68,9 @@ A row of masks, bool[G, *grid], is one mask to `token_indices`. With `N` tokens 
   `object_mask`. Boxes for a strategy of your own: `box_mask`.
 - Published settings: `jepa_masks_jax.presets`.
 - From masks to tokens: `token_indices`, `take_tokens`, `put_tokens`, `clip_count`,
-  `squared_distance`. Several samples in one row: `balanced_order`.
+  `squared_distance`.
+- Lengths of lists, and several samples in a row: `list_size`, `in_rows`, `attention_mask`,
+  `balanced_order`.
 - Grids: `image_grid`, `video_grid`, `inside`.
 - On the host: `mask_statistics`, `to_mask_spec`, `to_mask_specs`.
 - Ports of jepa-rs: `block_mask`, `spatiotemporal_mask`, `multi_block_mask`.
@@ -94,7 +108,7 @@ tests compare stored hashes, and a change of one is a breaking change.
 from jepa_masks_jax import presets
 from jepa_masks_jax._distance import squared_distance
 from jepa_masks_jax._grids import image_grid, video_grid
-from jepa_masks_jax._rows import balanced_order
+from jepa_masks_jax._rows import attention_mask, balanced_order, in_rows
 from jepa_masks_jax._spec import (
     DuplicateIndexError,
     EmptyContextError,
@@ -105,7 +119,7 @@ from jepa_masks_jax._spec import (
     to_mask_spec,
     to_mask_specs,
 )
-from jepa_masks_jax._statistics import MaskStatistics, mask_statistics
+from jepa_masks_jax._statistics import MaskStatistics, list_size, mask_statistics
 from jepa_masks_jax._strategies.block import block_mask
 from jepa_masks_jax._strategies.blockwise import blockwise_mask
 from jepa_masks_jax._strategies.box import box_mask
@@ -152,8 +166,12 @@ __all__ = [
     "take_tokens",
     "put_tokens",
     "clip_count",
-    "balanced_order",
     "squared_distance",
+    # Several samples in a row
+    "list_size",
+    "in_rows",
+    "attention_mask",
+    "balanced_order",
     # Grids
     "image_grid",
     "video_grid",

@@ -1,7 +1,8 @@
-"""Several samples in one row: an order of the samples in which all rows are about equally long."""
+"""Several samples in one row: which share it, and which tokens of it attend to each other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,17 +11,106 @@ import numpy as np
 from jax import lax
 
 from jepa_masks_jax import _check, _draws, _tracing
+from jepa_masks_jax._check import Array, Int
+from jepa_masks_jax._tokens import check_indices
+from jepa_masks_jax._types import TokenIndices
 
 
-def balanced_order(key: jax.Array, counts: _check.Array, *, rows: _check.Int) -> jax.Array:
+def in_rows(key: jax.Array, masks: Any, *, per_row: Int) -> Any:
+    """Puts the samples of a batch into rows that hold about equally many tokens.
+
+    A row is an index list that several samples share. One list a sample has to be as long as the
+    largest mask, but samples can be grouped so that their totals hardly vary:
+
+    ```
+    one list each        a a a a a a a a a . . . .      nine tokens and four of padding
+                         b b b . . . . . . . . . .
+                         c c c c c . . . . . . . .
+                         d d d d d d d . . . . . .
+    rows of two          a a a a a a a a a b b b        in_rows puts a with b, c with d
+                         c c c c c d d d d d d d
+    ```
+
+    The order is that of `balanced_order` for the counts of the first array, and every array of
+    `masks` is put into it. Masks that do not depend on their images, such as I-JEPA's, change
+    places alone: any image can take any mask. If they do depend on them, as with `within`, pass
+    what belongs to an image too: `in_rows(key, (context, patches, sides), per_row=2)`.
+
+    The samples of a call are one group. Over several devices each group should stay on one:
+    `.github/ROWS.md` has complete steps, and pools for small batches.
+
+    Args:
+        key: a single PRNG key.
+        masks: arrays with a leading batch axis, `[B, ...]`, or a pytree of them, such as a
+            `ContextTargetMasks` or a tuple. The first is a batch of masks, bool[B, *grid].
+        per_row: how many samples share a row, `G`, from 1 to `B`, a divisor of `B`.
+
+    Returns:
+        `masks` with arrays `[B / G, G, ...]`, each row of the first one a row of masks for
+        `token_indices(row, size=..., per_row=G)`. Targets bool[B, M, *grid] become
+        bool[B / G, G, M, *grid]: list the `m`-th of every sample with a `jax.vmap` over the axis
+        of `M`, as in the example.
+
+    Raises:
+        TypeError: if `key` is not a key, `masks` does not begin with a boolean array, or `per_row`
+            is not a static integer.
+        ValueError: if the arrays differ in their batch axis, or `per_row` does not divide it.
+
+    Example:
+        >>> import jepa_masks_jax as jm
+        >>> keys = jax.random.split(jax.random.key(0), 64)
+        >>> masks = jax.vmap(lambda key: jm.presets.ijepa(key, (14, 14)))(keys)
+        >>> context, targets = jm.in_rows(jax.random.key(1), masks, per_row=2)
+        >>> context.shape, targets.shape
+        ((32, 2, 14, 14), (32, 2, 4, 14, 14))
+
+        The lists of one row: its contexts, and each of the four targets of both samples.
+
+        >>> seen = jm.token_indices(context[0], size=192, per_row=2)
+        >>> list_targets = lambda row: jm.token_indices(row, size=84, per_row=2)
+        >>> predicted = jax.vmap(list_targets, in_axes=1)(targets[0])
+        >>> seen.sample.shape, predicted.sample.shape
+        ((192,), (4, 84))
+    """
+    key, leaves = _check.key(key), jax.tree.leaves(masks)
+    first = _check.mask("the first array of masks", leaves[0] if leaves else masks)
+    if not all(map(_check.is_array, leaves)):
+        stray = next(leaf for leaf in leaves if not _check.is_array(leaf))
+        raise TypeError(f"masks must be arrays with a batch axis, got {_check.brief(stray)}")
+    batches = [leaf.shape[0] if leaf.shape else None for leaf in leaves]
+    if first.ndim < 2 or set(batches) != {len(first)}:
+        raise ValueError(
+            "masks must begin with bool[B, *grid], and all have the same batch axis B, got shapes "
+            f"{', '.join(str(leaf.shape) for leaf in leaves)}"
+        )
+    per_row = _divisor("per_row", per_row, len(first))
+
+    @_tracing.jit
+    def sample(key: jax.Array, masks: Any) -> Any:
+        first = jnp.asarray(jax.tree.leaves(masks)[0])
+        counts = jnp.sum(first, axis=range(1, first.ndim), dtype=jnp.int32)
+        order = balanced_order(key, counts, per_row=per_row)
+
+        def in_order(array: Any) -> jax.Array:
+            ordered = jnp.asarray(array)[order]
+            return ordered.reshape(-1, per_row, *ordered.shape[1:])
+
+        return jax.tree.map(in_order, masks)
+
+    return sample(key, masks)
+
+
+def balanced_order(
+    key: jax.Array, counts: Array, *, per_row: Int | None = None, rows: Int | None = None
+) -> jax.Array:
     """Orders a group of samples, so that rows of consecutive samples have about equal totals.
 
-    A row is an index list that holds the tokens of several samples. For a group of `B` samples
-    and `R` rows, each row has `G = B / R` samples:
+    `in_rows` applies it to a batch of masks. For a group of `B` samples with `G` samples to a row,
+    there are `R = B / G` rows:
 
     ```
     counts of B = 6 samples      50 90 20 70 80 40
-    order for R = 3 rows         2 1 | 5 4 | 3 0
+    order for per_row=2          2 1 | 5 4 | 3 0
     counts in this order         20 90 | 40 80 | 70 50
     totals of the rows           110 | 120 | 120
     ```
@@ -30,61 +120,52 @@ def balanced_order(key: jax.Array, counts: _check.Array, *, rows: _check.Int) ->
     place is equally likely to get each sample, although samples of equal counts do not meet in a
     row as often as by chance.
 
-    If masks do not depend on their images, reorder the masks alone: `context[order]`,
-    `targets[order]`. If they do, as with `within`, put the images in the same order.
-
-    A row of masks, bool[G, *grid], is one mask to `token_indices`. With `N` tokens to a grid,
-    `indices // N` is the sample of each token in its row, and `G` for padding.
-
-    A group may be smaller than the batch. A larger group is better balanced, but for data
-    parallelism each group should stay on one device, so that devices need not communicate: use
-    `jax.vmap` over the groups, as in the example. On explicit axes of a mesh, `counts` of a group
-    must not be sharded. The order depends on the size of a group, so keep that size when the number
-    of devices changes, and the rows stay the same.
+    A larger group is better balanced. Over several devices each group should stay on one, so that
+    they need not communicate: use `jax.vmap` over groups whose keys are sharded, or a pool, which
+    every device orders for itself (`.github/ROWS.md`). On explicit axes of a mesh, `counts` of a
+    group must not be sharded. The order depends on the size of a group, so keep that size when the
+    number of devices changes, and the rows stay the same.
 
     Args:
         key: a single PRNG key.
         counts: integer[B] of any type, traced or not: the token count of each sample, such as
             `context.sum((1, 2))`.
-        rows: the count of rows `R`, from 1 to `B`, a divisor of `B`.
+        per_row: how many samples share a row, `G`, from 1 to `B`, a divisor of `B`.
+        rows: the count of rows `R` instead, from 1 to `B`, a divisor of `B`. Exactly one of
+            `per_row` and `rows` is given.
 
     Returns:
         int32[B], a permutation of the samples. Samples `order[r * G]` to `order[r * G + G - 1]`
         share row `r`.
 
     Raises:
-        TypeError: if `key` is not a key, `counts` is not an integer array, or `rows` is not a
-            static integer.
-        ValueError: if `counts` has another rank or no entry, or if `rows` does not divide `B`.
+        TypeError: if `key` is not a key, `counts` is not an integer array, `per_row` or `rows` is
+            not a static integer, or both or neither of them are given.
+        ValueError: if `counts` has another rank or no entry, or if `per_row` or `rows` does not
+            divide `B`.
 
     Example:
-        Pairs of I-JEPA's contexts in rows of 192, in a batch of two groups of 64 samples:
-
-        >>> import jepa_masks_jax as jm
-        >>> def pairs(key):  # of one group
-        ...     mask_key, order_key, row_key = jax.random.split(key, 3)
-        ...     mask_keys = jax.random.split(mask_key, 64)
-        ...     context = jax.vmap(lambda key: jm.presets.ijepa(key, (14, 14)).context)(mask_keys)
-        ...     order = jm.balanced_order(order_key, context.sum((1, 2)), rows=32)
-        ...     rows = context[order].reshape(32, 2, 14, 14)
-        ...     list_row = lambda row, key: jm.token_indices(row, size=192, key=key)
-        ...     return jax.vmap(list_row)(rows, jax.random.split(row_key, 32))
-        >>> keys = jax.random.split(jax.random.key(0), 2)  # shard them over the devices
-        >>> seen = jax.jit(jax.vmap(pairs))(keys)
-        >>> seen.indices.shape, seen.num_tokens
-        ((2, 32, 192), 392)
-        >>> sample = seen.indices // 196  # of each token, in its row
-        >>> f"{seen.valid.mean():.0%} of the entries are tokens"
-        '94% of the entries are tokens'
+        >>> counts = jnp.array([50, 90, 20, 70, 80, 40])
+        >>> order = balanced_order(jax.random.key(0), counts, per_row=2)
+        >>> sorted(counts[order].reshape(3, 2).sum(1).tolist())
+        [110, 120, 120]
     """
     key, counts = _check.key(key), _check_counts(counts)
-    rows = _check.integer("rows", rows, 1, counts.size)
-    if counts.size % rows:
-        raise ValueError(f"rows must divide the {counts.size} samples of counts, got {rows}")
+    if (per_row is None) == (rows is None):
+        raise TypeError(
+            "exactly one of per_row, how many samples share a row, and rows, how many rows there "
+            f"are, must be given, got {_check.brief(per_row)} and {_check.brief(rows)}"
+        )
+    if per_row is not None:
+        rows = counts.size // _divisor("per_row", per_row, counts.size)
+    rows = _divisor("rows", rows, counts.size)
 
     @_tracing.jit
     def sample(key: jax.Array, counts: Any) -> jax.Array:
         samples = counts.size
+        # XLA does not sort an int2.
+        if jnp.iinfo(counts.dtype).bits < 32:  # type: ignore[no-untyped-call]
+            counts = counts.astype(jnp.int32)
         _, by_count = lax.sort((counts, lax.iota(jnp.int32, samples)), num_keys=2)
         turn, column = (lax.broadcasted_iota(jnp.int32, (samples // rows, rows), i) for i in (0, 1))
         goes_back = turn % 2 == 1
@@ -96,6 +177,100 @@ def balanced_order(key: jax.Array, counts: _check.Array, *, rows: _check.Int) ->
         return order
 
     return sample(key, counts)
+
+
+def attention_mask(
+    queries: TokenIndices | Sequence[TokenIndices],
+    keys: TokenIndices | Sequence[TokenIndices] | None = None,
+) -> jax.Array:
+    """Marks which keys each query may attend to: those of its own sample.
+
+    ```
+    row of two samples, size=6    a a a b b .      . padding
+
+    keys      a a a b b .
+    query a   # # # . . .
+    query b   . . . # # .
+    padding   . . . . . #
+    ```
+
+    A query without a key attends to all keys. That keeps a softmax over nothing, whose gradients
+    are NaN in every parameter, out of any attention, also one that writes `-inf` where the mask is
+    False. It happens to padding if the keys have none, which is harmless, and to queries of a
+    sample without context, whose outputs are then finite but not right, since they see the other
+    samples: leave such samples out of the loss.
+
+    For a batch of rows: `jax.vmap(attention_mask)(queries, keys)`. In a `jax.lax.scan` over layers
+    XLA keeps a boolean mask for the gradient of every layer. A bias, made once, needs no copies:
+    `bias = jnp.where(mask, 0, jnp.finfo(dtype).min / 2)`.
+
+    A list for a whole batch needs no such mask, which would be large: kernels for sequences of
+    unequal length take their offsets (`.github/MODELS.md`).
+
+    Args:
+        queries: an index list or row, or a tuple of those that the model concatenates, in that
+            order.
+        keys: the same for the keys. Default None: the queries.
+
+    Returns:
+        bool[queries, keys], True where a query may attend. Add the axis of the heads for most
+        libraries: `mask[None]`.
+
+    Raises:
+        TypeError: if one of the lists is not a `TokenIndices` of int32 and bool.
+        ValueError: if the lists have unequal `per_row`, if there is none, or if one is that of a
+            batch.
+
+    Example:
+        The places of a target attend to the context, which has two samples in a row:
+
+        >>> import jepa_masks_jax as jm
+        >>> context = jnp.array([[True, False, True], [False, True, False]])
+        >>> seen = jm.token_indices(context, size=3, per_row=2)
+        >>> at = jm.token_indices(~context, size=4, per_row=2)
+        >>> attention_mask(at, seen).astype(int).tolist()
+        [[1, 1, 0], [0, 0, 1], [0, 0, 1], [1, 1, 1]]
+
+        A predictor that reads both, one after the other:
+
+        >>> attention_mask((seen, at)).shape
+        (7, 7)
+    """
+    queries = _lists("queries", queries)
+    keys = queries if keys is None else _lists("keys", keys)
+    if len({listed.per_row for listed in (*queries, *keys)}) > 1:
+        per_row = [[listed.per_row for listed in lists] for lists in (queries, keys)]
+        raise ValueError(
+            f"queries and keys must have one per_row, got {per_row[0]} and {per_row[1]}"
+        )
+
+    @_tracing.jit
+    def same_sample(queries: Any, keys: Any) -> jax.Array:
+        of_query, of_key = (
+            jnp.concatenate([listed.sample for listed in lists]) for lists in (queries, keys)
+        )
+        mask = of_query[:, None] == of_key[None]
+        return mask | ~jnp.any(mask, axis=1, keepdims=True)
+
+    return same_sample(queries, keys)
+
+
+def _lists(name: str, lists: Any) -> tuple[TokenIndices, ...]:
+    """Returns one list or several as a tuple."""
+    several = isinstance(lists, tuple | list)
+    for i, listed in enumerate(lists if several else [lists]):
+        check_indices(f"{name}[{i}]" if several else name, listed)
+    if several and not lists:
+        raise ValueError(f"{name} must have at least one index list, got {lists}")
+    return tuple(lists) if several else (lists,)
+
+
+def _divisor(name: str, value: Any, samples: int) -> int:
+    """Returns how many samples a row has, or how many rows there are."""
+    divisor = _check.integer(name, value, 1, samples)
+    if samples % divisor:
+        raise ValueError(f"{name} must divide the {samples} samples, got {divisor}")
+    return divisor
 
 
 def _check_counts(counts: Any) -> Any:

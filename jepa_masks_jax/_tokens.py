@@ -14,13 +14,14 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jepa_masks_jax import _check, _subsets, _tracing
+from jepa_masks_jax._check import Array, Int
 from jepa_masks_jax._types import TokenIndices
 
 
 def token_indices(
-    mask: _check.Array, *, size: _check.Int, key: jax.Array | None = None
+    mask: Array, *, size: Int, key: jax.Array | None = None, per_row: Int | None = None
 ) -> TokenIndices:
-    """Lists a mask's tokens in an index list of static length.
+    """Lists the tokens of a mask, or of a row of masks, in an index list of static length.
 
     ```
     mask  . # # .     size=4:  indices 1 2 4 8   valid T T T F   (8 = padding)
@@ -36,23 +37,31 @@ def token_indices(
     `jax.vmap(lambda mask, key: token_indices(mask, size=64, key=key))(masks, keys)`. If all masks
     share one key, their choices are correlated.
 
+    With `per_row=G`, the masks of `G` samples share one list, a row, and `sample` and `place` tell
+    whose each entry is. `in_rows` groups the samples of a batch, `list_size` finds the length of a
+    row, and `attention_mask` keeps its samples apart.
+
     True tokens are listed, so the context of a masked model is `token_indices(~target, ...)`. With
     `within`, `~target` includes padding of the grid: list `inside(grid, within) & ~target`.
 
     Args:
         mask: bool[*grid], of any rank from 1: one mask, since a batch would be taken for a grid.
-        size: length of the list, from 1 to all tokens.
+            With `per_row=G`, a row of masks, bool[G, *grid].
+        size: length of the list, from 1 to all tokens of the mask.
         key: one PRNG key, typed or legacy; None drops the last tokens of a mask that is too large.
+        per_row: how many samples share the list: the length of the mask's first axis. A list for
+            all samples of a batch has `per_row=B`. Default None: the mask is that of one sample.
 
     Returns:
         TokenIndices: `indices` int32[size], ascending in row-major order, then padding, which holds
         the token count and so points at no token; `valid` bool[size], False at the padding;
-        `num_tokens` int, static. After `jax.vmap`: int32[B, size] and bool[B, size].
+        `num_tokens` and `per_row`, static ints. After `jax.vmap`: int32[B, size] and bool[B, size].
 
     Raises:
-        TypeError: if `mask` is not a boolean array, `size` is not a static integer, or `key` is
-            neither a key nor None.
-        ValueError: if `mask` has no axis, `size` is out of its range, or `key` is a batch of keys.
+        TypeError: if `mask` is not a boolean array, `size` or `per_row` is not a static integer, or
+            `key` is neither a key nor None.
+        ValueError: if `mask` has no axis, its first axis is not that of `per_row`, `size` is out of
+            its range, or `key` is a batch of keys.
 
     Example:
         >>> mask = jnp.array([[False, True, True, False], [True, False, False, False]])
@@ -62,9 +71,21 @@ def token_indices(
         >>> indices, valid = token_indices(mask, size=4)
         >>> indices.tolist(), valid.tolist()
         ([1, 2, 4, 8], [True, True, True, False])
+
+        The same as a row of two samples of four tokens each:
+
+        >>> row = token_indices(mask, size=4, per_row=2)
+        >>> row.sample.tolist(), row.place.tolist()
+        ([0, 0, 1, 2], [1, 2, 0, 0])
     """
     mask = _check.mask("mask", mask)
     size = _check.integer("size", size, 1, mask.size)
+    samples = 1 if per_row is None else _check.integer("per_row", per_row)
+    if per_row is not None and (mask.ndim < 2 or len(mask) != samples):
+        raise ValueError(
+            f"mask must be a row of masks, bool[{samples}, *grid] for per_row={samples}, got shape "
+            f"{mask.shape}; in_rows makes rows of a batch, and jax.vmap lists each of them"
+        )
 
     @_tracing.jit
     def listed(mask: jax.Array, key: jax.Array | None) -> TokenIndices:
@@ -75,7 +96,7 @@ def token_indices(
             tpu=lambda flat: _sorted_indices(flat)[:size],
             default=lambda flat: _counted_indices(flat, size),
         )
-        return TokenIndices(indices, indices < mask.size, mask.size)
+        return TokenIndices(indices, indices < mask.size, mask.size, samples)
 
     return listed(mask, None if key is None else _check.key(key))
 
@@ -92,9 +113,9 @@ def _counted_indices(flat: jax.Array, size: int) -> jax.Array:
 
 
 def _inverse(places: jax.Array, size: int) -> jax.Array:
-    """Lists which entry of `places` each place stands in: int32[size], `len(places)` if in none.
+    """Lists where each place stands in `places`: int32[size], `len(places)` if nowhere.
 
-    Any number of entries may be `size`, which is no place.
+    Any number of `places` may be `size`, which is no place.
     """
     entries = lax.iota(jnp.int32, places.size)
     found = jnp.full(size + 1, places.size, jnp.int32)
@@ -102,24 +123,28 @@ def _inverse(places: jax.Array, size: int) -> jax.Array:
 
 
 def take_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
-    """Gathers one sample's tokens by an index list.
+    """Gathers the tokens of an index list or a row.
 
-    For a batch: `jax.vmap(take_tokens)(tokens, indices)`. If
-    several lists share the tokens, such as positions or the targets of one sample:
+    For a batch: `jax.vmap(take_tokens)(tokens, indices)`. If several lists share the tokens, such
+    as positions or the targets of one sample:
     `jax.vmap(take_tokens, in_axes=(None, 0))(positions, indices)`.
+
+    A row takes the tokens of all its samples, one after the other: reshape `[G, N, D]` to
+    `[G * N, D]`. What all samples share, such as positions, is `positions[row.place]`.
 
     `fill` can mark what a loss ignores: `take_tokens(labels[:, None], indices, fill=-100)[:, 0]`.
 
-    A loss that divides by a token's norm, such as a cosine distance, has NaN gradients at zeros,
-    even if `valid` masks it afterwards. Use `fill=1` there, or add an epsilon under the square root
-    of the norm.
+    A mean over valid tokens is `jnp.mean(error, where=indices.valid)`. A product with `valid` is
+    not enough, because infinity times 0 is NaN. A loss that divides by a token's norm, such as a
+    cosine distance, has NaN gradients at zeros in either case: use `fill=1` there, or add an
+    epsilon under the square root of the norm.
 
     Args:
         tokens: `[..., N, D]`, of any dtype, with the `N` tokens of the mask's grid in row-major
             order and no class token.
-        indices: what `token_indices` returns for one mask.
-        fill: what padding gathers, a static number that the tokens' dtype can hold. 0 is the
-            zero of any dtype, PRNG keys included.
+        indices: what `token_indices` returns for one mask or one row.
+        fill: what padding gathers, a static number that the tokens' dtype can hold. 0 is what
+            `jnp.zeros` gives in any dtype, PRNG keys included.
 
     Returns:
         `[..., size, D]` of the tokens' dtype, `fill` where not valid. Gradients flow to the valid
@@ -128,8 +153,8 @@ def take_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> j
     Raises:
         TypeError: if `indices` is not a `TokenIndices` of int32 and bool, `tokens` is not an array,
             or `fill` is not a number, or complex for real tokens.
-        ValueError: if `tokens` has fewer than two axes or another `N` than the mask, `indices` are
-            those of a batch, or the tokens' dtype cannot hold `fill`.
+        ValueError: if `tokens` has fewer than two axes or another `N` than the mask or the row,
+            `indices` are those of a batch, or the tokens' dtype cannot hold `fill`.
 
     Example:
         >>> key, labels = jax.random.key(0), jnp.array([7, 8, 9])
@@ -139,19 +164,24 @@ def take_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> j
         >>> take_tokens(jnp.arange(6.0).reshape(3, 2), indices).tolist()
         [[0.0, 1.0], [4.0, 5.0], [0.0, 0.0]]
     """
-    _check_indices(indices)
-    _check_tokens(
-        tokens,
-        indices.num_tokens,
-        "tokens have a row for each token of the mask: drop a class token, reshape a map [H, W, D] "
-        "to [H * W, D], and use jax.vmap for a batch of masks",
+    check_indices("indices", indices)
+    samples, tokens_each = indices.per_row, indices.num_tokens // indices.per_row
+    advice = (
+        "drop a class token, reshape a map [H, W, D] to [H * W, D], and use jax.vmap for a batch"
     )
-    return _take_tokens(tokens, indices, _static_number(fill, tokens))
+    if samples > 1:
+        advice = (
+            f"reshape the [{samples}, {tokens_each}, D] of a row of {samples} samples, and "
+            f"jnp.tile(x, ({samples}, 1)) the [{tokens_each}, D] that its samples share"
+        )
+    _check_tokens(tokens, indices.num_tokens, f"one for each token of the mask: {advice}")
+    number = _static_number(fill, tokens)
 
+    @_tracing.jit
+    def take(tokens: Any, indices: TokenIndices) -> jax.Array:
+        return _entries_or_fill(jnp.asarray(tokens), _places(indices), number)
 
-@_tracing.jit
-def _take_tokens(tokens: Any, indices: TokenIndices, fill: bytes | None) -> jax.Array:
-    return _rows_or_fill(jnp.asarray(tokens), _places(indices), fill)
+    return take(tokens, indices)
 
 
 def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
@@ -163,10 +193,11 @@ def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> ja
 
     Args:
         tokens: `[..., size, D]`, of any dtype, in the order of `indices`.
-        indices: what `token_indices` returns for one mask.
-        fill: what stands where no token is put: a static number that the tokens' dtype can hold,
-            or an array, cast to that dtype: a scalar, or a mask token of shape `[D]` or
-            `[1, ..., D]`.
+        indices: what `token_indices` returns for one mask or one row.
+        fill: what stands where no token is put: a static number that the tokens' dtype can hold; an
+            array cast to that dtype, a scalar or a mask token of shape `[D]` or `[1, ..., D]`; or
+            one token for each place, `[num_tokens, D]`, of a dtype that the tokens' dtype holds
+            without loss.
 
     Returns:
         `[..., num_tokens, D]` of the tokens' dtype. Gradients flow to the valid tokens and to an
@@ -174,7 +205,8 @@ def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> ja
 
     Raises:
         TypeError: if `indices` is not a `TokenIndices` of int32 and bool, `tokens` is not an array,
-            `fill` is neither a number nor an array, or `fill` is complex for real tokens.
+            `fill` is neither a number nor an array, `fill` is complex for real tokens, or a
+            `[num_tokens, D]` of a wider dtype.
         ValueError: if `tokens` has fewer than two axes or another size than the list, `fill` has
             another shape, `indices` are those of a batch, or the tokens' dtype cannot hold `fill`.
 
@@ -183,24 +215,30 @@ def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> ja
         >>> indices = token_indices(mask, size=2, key=key)
         >>> put_tokens(jnp.array([[1.0], [2.0]]), indices, fill=-1).tolist()
         [[-1.0], [1.0], [2.0]]
+
+        Only some tokens pass a layer, and the others stay as they are:
+
+        >>> x = jnp.array([[5.0], [6.0], [7.0]])
+        >>> put_tokens(10 * take_tokens(x, indices), indices, fill=x).tolist()
+        [[5.0], [60.0], [70.0]]
     """
-    _check_indices(indices)
+    check_indices("indices", indices)
     _check_tokens(
         tokens,
         indices.indices.shape[0],
-        "tokens have a row for each entry of the index list; use jax.vmap for a batch",
+        "one for each entry of the index list; use jax.vmap for a batch",
     )
     if _check.is_array(fill):
-        _check_fill_array(fill, tokens)
+        _check_fill_array(fill, tokens, indices.num_tokens)
     else:
         fill = _static_number(fill, tokens)
-    return _put_tokens(tokens, indices, fill)
 
+    @_tracing.jit
+    def put(tokens: Any, indices: TokenIndices, fill: Any) -> jax.Array:
+        entries = _inverse(_places(indices), indices.num_tokens)
+        return _entries_or_fill(jnp.asarray(tokens), entries, fill)
 
-@_tracing.jit
-def _put_tokens(tokens: Any, indices: TokenIndices, fill: Any) -> jax.Array:
-    rows = _inverse(_places(indices), indices.num_tokens)
-    return _rows_or_fill(jnp.asarray(tokens), rows, fill)
+    return put(tokens, indices, fill)
 
 
 def _places(indices: TokenIndices) -> jax.Array:
@@ -208,12 +246,12 @@ def _places(indices: TokenIndices) -> jax.Array:
     return jnp.where(indices.valid, indices.indices, indices.num_tokens)
 
 
-def _rows_or_fill(tokens: jax.Array, rows: jax.Array, fill: Any) -> jax.Array:
-    """Gathers rows of tokens, and `fill` for a row after the last: `[..., len(rows), D]`."""
+def _entries_or_fill(tokens: jax.Array, entries: jax.Array, fill: Any) -> jax.Array:
+    """Gathers entries of tokens, and `fill` for one after the last: `[..., len(entries), D]`."""
     last, batch = tokens.shape[-2] - 1, (None,) * (tokens.ndim - 2)
     # A gather out of bounds, even one that is filled, is an error to checkify.
-    gathered = tokens.at[..., jnp.minimum(rows, last), :].get(
-        mode="promise_in_bounds", out_sharding=_explicit_sharding(tokens, rows)
+    gathered = tokens.at[..., jnp.minimum(entries, last), :].get(
+        mode="promise_in_bounds", out_sharding=_explicit_sharding(tokens, entries)
     )
     if fill is None:
         fill = jnp.zeros((), tokens.dtype)
@@ -222,52 +260,68 @@ def _rows_or_fill(tokens: jax.Array, rows: jax.Array, fill: Any) -> jax.Array:
     else:
         fill = jnp.asarray(fill).astype(tokens.dtype)
         if fill.ndim:
-            fill = jnp.squeeze(fill, range(fill.ndim - 1))[*batch, None]
-    return jnp.where((rows <= last)[*batch, :, None], gathered, fill)
+            of_each = fill.reshape(-1, fill.shape[-1])  # One token for all, or one for each.
+            fill = jnp.broadcast_to(of_each, (len(entries), of_each.shape[1]))[*batch]
+    return jnp.where((entries <= last)[*batch, :, None], gathered, fill)
 
 
-def _explicit_sharding(tokens: jax.Array, rows: jax.Array) -> NamedSharding | None:
-    """Returns how rows of tokens are sharded, which explicit axes of a mesh need to be told."""
-    of_tokens, of_rows = (jax.typeof(array).sharding for array in (tokens, rows))
+def _explicit_sharding(tokens: jax.Array, entries: jax.Array) -> NamedSharding | None:
+    """Returns how gathered tokens are sharded, which explicit axes of a mesh need to be told."""
+    of_tokens, of_entries = (jax.typeof(array).sharding for array in (tokens, entries))
     # Tokens from NumPy have no mesh.
-    mesh = of_rows.mesh if of_tokens.mesh.empty else of_tokens.mesh
+    mesh = of_entries.mesh if of_tokens.mesh.empty else of_tokens.mesh
     if AxisType.Explicit not in mesh.axis_types:
         return None
     *batch, _, depth = of_tokens.spec
     return NamedSharding(mesh, P(*batch, None, depth))  # type: ignore[no-untyped-call]
 
 
-def _check_indices(indices: TokenIndices) -> None:
+def check_indices(name: str, indices: Any) -> None:
+    """Refuses what is not one index list or row."""
     got: Any = _check.brief(indices)
     if isinstance(indices, TokenIndices):
         got = [getattr(part, "dtype", type(part).__name__) for part in indices]
     if got != [jnp.int32, jnp.bool_]:
         raise TypeError(
-            "indices must be the TokenIndices that token_indices(mask, size=K) returns, whole and "
+            f"{name} must be the TokenIndices that token_indices(mask, size=K) returns, whole and "
             f"not unpacked, of int32 and bool, got {got}"
         )
     shapes = [part.shape for part in indices]
     if len(shapes[0]) != 1 or shapes[1] != shapes[0]:
         raise ValueError(
-            f"indices must be those of one mask, int32[size], got {shapes[0]}; use jax.vmap for a "
-            "batch"
+            f"{name} must be one index list or row, int32[size], got {shapes[0]}; use jax.vmap for "
+            "a batch"
         )
 
 
-def _check_tokens(tokens: Any, rows: int, advice: str) -> None:
+def _check_tokens(tokens: Any, count: int, advice: str) -> None:
     if not _check.is_array(tokens):
-        raise TypeError(f"tokens must be an array of shape [..., {rows}, D], got {tokens!r}")
-    if len(tokens.shape) < 2 or tokens.shape[-2] != rows:
-        raise ValueError(f"tokens must have shape [..., {rows}, D], got {tokens.shape}; {advice}")
+        raise TypeError(
+            f"tokens must be an array of shape [..., {count}, D], got {_check.brief(tokens)}"
+        )
+    if len(tokens.shape) < 2 or tokens.shape[-2] != count:
+        raise ValueError(f"tokens must have shape [..., {count}, D], got {tokens.shape}; {advice}")
 
 
-def _check_fill_array(fill: Any, tokens: Any) -> None:
-    if jnp.issubdtype(fill.dtype, np.complexfloating):
-        _refuse_real(tokens.dtype, fill)
+def _check_fill_array(fill: Any, tokens: Any, num_tokens: int) -> None:
+    held, of_fill = (jnp.result_type(array) for array in (tokens, fill))
+    are_keys = [jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in (held, of_fill)]
+    if any(are_keys) and held != of_fill:
+        raise TypeError(f"fill must be of the tokens' dtype {held}, got {_check.brief(fill)}")
+    if jnp.issubdtype(of_fill, np.complexfloating):
+        _refuse_real(held, fill)
     shape, depth = fill.shape, tokens.shape[-1]
-    if shape and shape != (1,) * (len(shape) - 1) + (depth,):
+    if not shape or shape == (1,) * (len(shape) - 1) + (depth,):
+        return
+    if shape != (num_tokens, depth):
         raise ValueError(
-            f"fill must be a number or of shape ({depth},) or (1, ..., {depth}), got shape {shape}"
+            f"fill must be a number or of shape ({depth},), (1, ..., {depth}) or "
+            f"({num_tokens}, {depth}), got shape {shape}"
+        )
+    if held != of_fill and not np.can_cast(of_fill, held):
+        raise TypeError(
+            f"fill must be of a dtype that {held} tokens hold without loss, got "
+            f"{_check.brief(fill)}; use .astype({held})"
         )
 
 
@@ -288,7 +342,7 @@ def _static_number(fill: Any, tokens: Any) -> bytes | None:
     if isinstance(fill, complex | np.complexfloating):
         _refuse_real(tokens.dtype, fill)
     dtype = jnp.result_type(tokens)  # NumPy's 64 bits may be 32 inside jit.
-    if isinstance(fill, int) and fill == 0:
+    if isinstance(fill, numbers.Integral) and fill == 0:
         return None
     held = _as_held(fill, dtype)
     if held is None:

@@ -1,12 +1,12 @@
 """The types that functions return from inside `jit`, and what `jax.export` stores of them."""
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import export
 
 Node = TypeVar("Node")
@@ -15,8 +15,7 @@ Node = TypeVar("Node")
 def _storable(node: type[Node]) -> type[Node]:
     """Registers a named tuple or a pytree, whose static fields JSON can hold, for `jax.export`."""
     name = f"jepa_masks_jax.{node.__name__}"
-    # A module that is reloaded finds its names taken: the types of its first import keep them.
-    with contextlib.suppress(ValueError):
+    try:
         if issubclass(node, tuple):
             export.register_namedtuple_serialization(node, serialized_name=name)
         else:
@@ -24,9 +23,19 @@ def _storable(node: type[Node]) -> type[Node]:
                 node,
                 serialized_name=name,
                 serialize_auxdata=lambda static: json.dumps(static).encode(),
-                deserialize_auxdata=json.loads,
+                deserialize_auxdata=lambda stored: _stored_static(json.loads(stored)),
             )
+    except ValueError as error:
+        # A module that is reloaded finds its names taken: the types of its first import keep them.
+        if "Duplicate" not in str(error):
+            raise
     return node
+
+
+def _stored_static(values: list[int]) -> tuple[int, int]:
+    """Returns `num_tokens` and `per_row`, which version 0.4.0 did not store."""
+    num_tokens, per_row = (*values, 1)[:2]
+    return num_tokens, per_row
 
 
 @_storable
@@ -43,11 +52,12 @@ class ContextTargetMasks(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenIndices:
-    """An index list: the tokens of a mask, padded to a static length.
+    """An index list: the tokens of one sample, or of the samples that share a row.
 
-    Unpacks as `indices, valid`. After `jax.vmap` the fields have a leading batch axis, such as
-    `indices: int32[B, size]`, and `num_tokens` is still one int. `help(jepa_masks_jax)` draws the
-    chain from a mask to tokens and back.
+    Its entries are padded to a static length. A list is a row of one sample. Unpacks as
+    `indices, valid`. After `jax.vmap` the arrays have a leading batch axis, such as
+    `indices: int32[B, size]`, while `num_tokens` and `per_row` are still one int each.
+    `help(jepa_masks_jax)` draws the chain from a mask to tokens and back.
     """
 
     indices: jax.Array
@@ -55,7 +65,27 @@ class TokenIndices:
     valid: jax.Array
     """bool[size], False at the padding, which comes last"""
     num_tokens: int = dataclasses.field(metadata={"static": True})
-    """the token count of the mask's grid, static"""
+    """the token count of the mask, of all samples of a row together, static"""
+    per_row: int = dataclasses.field(default=1, metadata={"static": True})
+    """how many samples share the list, static"""
+
+    @property
+    def sample(self) -> jax.Array:
+        """The sample of each entry in its row, ascending, `per_row` at the padding: int32[size]."""
+        return _sample_and_place(self)[0]
+
+    @property
+    def place(self) -> jax.Array:
+        """The token of each entry in the grid of its sample, 0 at the padding: int32[size]."""
+        return _sample_and_place(self)[1]
 
     def __iter__(self) -> Iterator[jax.Array]:
         return iter((self.indices, self.valid))
+
+
+@jax.jit
+def _sample_and_place(listed: TokenIndices) -> tuple[jax.Array, jax.Array]:
+    tokens = listed.num_tokens // listed.per_row
+    indices, valid = map(jnp.asarray, listed)
+    sample = jnp.where(valid, indices // tokens, listed.per_row)
+    return sample, jnp.where(valid, indices % tokens, 0)

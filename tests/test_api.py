@@ -59,7 +59,8 @@ def test_a_key_comes_first_then_what_is_drawn_on_and_options_by_keyword_only():
     }
     assert {"block_mask", "ijepa_masks", "object_mask", "clip_count"} <= drawing.keys()
     assert {"span_mask", "blockwise_mask", "inverse_block_mask"} <= drawing.keys()
-    second = {"object_mask": "num_slots", "clip_count": "mask", "balanced_order": "counts"}
+    second = {"object_mask": "num_slots", "clip_count": "mask"}
+    second |= {"in_rows": "masks", "balanced_order": "counts"}
     for name, (key, drawn_on, *options) in drawing.items():
         assert (key.name, drawn_on.name) == ("key", second.get(name, "grid"))
         assert [p.default for p in (key, drawn_on)] == [inspect.Parameter.empty] * 2

@@ -155,7 +155,7 @@ def test_rows_of_ijepa_compute_and_drop_little(per_row, computed, dropped):
         (np.array(4), 1, ValueError, r"counts must have shape \(B,\).*use jax\.vmap for groups"),
         (np.ones((2, 3), int), 3, ValueError, r"counts .*got shape \(2, 3\); use jax\.vmap"),
         (np.ones(0, int), 1, ValueError, r"counts must have shape .*got shape \(0,\)"),
-        (np.ones(6, int), 4, ValueError, "rows must divide the 6 samples of counts, got 4"),
+        (np.ones(6, int), 4, ValueError, "rows must divide the 6 samples, got 4"),
         (np.ones(6, int), 0, ValueError, r"rows must be in \[1, 6\], got 0"),
         (np.ones(6, int), 12, ValueError, r"rows must be in \[1, 6\], got 12"),
         (np.ones(6, int), 2.0, TypeError, "rows must be an integer, got 2.0"),
