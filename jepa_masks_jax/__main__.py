@@ -280,7 +280,7 @@ def sample(name: str, args: argparse.Namespace) -> Batch:
     masks = jax.jit(jax.vmap(lambda key: function(key, shape, **options)))(keys)
     within = options.get("within")
     separate = isinstance(masks, jm.ContextTargetMasks)
-    context, targets = masks if separate else (real_part(grid, within) & ~masks, masks[:, None])
+    context, targets = masks if separate else (real_part(grid, within) & ~np.asarray(masks), masks[:, None])
     return Batch(name, grid, np.asarray(context), np.asarray(targets), separate, within)
 
 

@@ -345,7 +345,12 @@ def test_outputs_and_gradients_of_a_packed_encoder_equal_those_of_each_sample_al
 # Complete steps, as the page shows them
 
 PAGE = Path(__file__).parents[1] / ".github" / "ROWS.md"
-pages = pytest.mark.skipif(not PAGE.exists(), reason="the page is not beside the tests")
+
+
+def pages(test):
+    """Skips a test where there is no page, and runs the page's code as users do."""
+    test = pytest.mark.usefixtures("users_promotion")(test)
+    return pytest.mark.skipif(not PAGE.exists(), reason="the page is not beside the tests")(test)
 
 
 def code():
