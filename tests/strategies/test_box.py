@@ -48,8 +48,11 @@ def test_centers_are_those_of_the_sample():
 
 @pytest.mark.parametrize("grid", [(2,), slow((1, 2)), slow((2, 1, 1, 1))])
 def test_neither_side_is_empty_where_boxes_can_cover_everything(grid):
-    for extent in (None, 1, (1, 2)):
-        masks = sampled(jm.box_mask, grid, keys=50, num_boxes=3, extent=(extent,) * len(grid))
+    def draw(key, grid):
+        extents = ((extent,) * len(grid) for extent in (None, 1, (1, 2)))
+        return [jm.box_mask(key, grid, num_boxes=3, extent=extent) for extent in extents]
+
+    for masks in sampled(draw, grid, keys=50):
         assert counts(masks) == {1}  # of two tokens
 
 
