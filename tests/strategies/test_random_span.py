@@ -226,45 +226,6 @@ KEY = jax.random.key(0)
 draw_nine = functools.partial(jm.random_span_mask, KEY, (9,))
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"num_masked": 3}, TypeError, "exactly one of mean_span and num_spans .*None and None"),
-        ({"num_masked": 3, "mean_span": 3, "num_spans": 1}, TypeError, "mean_span and num_spans"),
-        ({"num_spans": 1}, TypeError, "exactly one of mask_ratio and num_masked"),
-        ({"num_masked": 3, "mask_ratio": 0.5, "num_spans": 1}, TypeError, "mask_ratio and num_m"),
-        ({"num_masked": 9, "num_spans": 1}, ValueError, r"num_masked must be in \[1, 8\], got 9"),
-        ({"num_masked": 3, "num_spans": 0}, ValueError, r"num_spans must be in \[1, 5\], got 0"),
-        ({"num_masked": 3, "num_spans": 6}, ValueError, r"num_spans must be in \[1, 5\], got 6"),
-        (
-            {"num_masked": 3, "num_spans": 5, "ends": "t5"},
-            ValueError,
-            r"num_spans must be in \[1, 4\], got 5",
-        ),
-        ({"num_masked": 3, "num_spans": 2.0}, TypeError, "num_spans must be an integer, got 2.0"),
-        ({"num_masked": 3, "num_spans": True}, TypeError, "num_spans must be an integer, got True"),
-        ({"num_masked": 3, "num_spans": (1, 2)}, TypeError, "num_spans must be an integer"),
-        ({"num_masked": 3, "num_spans": jnp.float32(2)}, TypeError, "num_spans .*float32"),
-        ({"num_masked": 3, "num_spans": jnp.arange(3)}, ValueError, r"num_spans .*jax\.vmap"),
-        ({"num_masked": 3, "mean_span": 0.9}, ValueError, "mean_span must be at least 1, got 0.9"),
-        (
-            {"num_masked": 3, "num_spans": 1, "ends": "T5"},
-            ValueError,
-            "ends must be 'free' or 't5'",
-        ),
-        ({"num_masked": 3, "num_spans": 1, "within": (3, 3)}, ValueError, "within must be"),
-    ],
-)
-def test_refusals(options, error, message):
-    with pytest.raises(error, match=message):
-        draw_nine(**options)
-
-
-def test_a_traced_mean_is_told_of_the_number_of_spans():
-    with pytest.raises(TypeError, match=r"mean_span is traced.*num_spans=.*may be traced"):
-        jax.eval_shape(lambda mean: draw_nine(num_masked=3, mean_span=mean), 3.0)
-
-
 @pytest.mark.parametrize("spans", [np.int64(2), np.array(2), np.uint8(2), np.array(2, np.int8)])
 def test_a_number_of_spans_of_every_type(spans):
     expected = draw_nine(num_masked=4, num_spans=2)
