@@ -137,7 +137,7 @@ from jepa_masks_jax._tokens import put_tokens, take_tokens, token_indices
 from jepa_masks_jax._types import ContextTargetMasks, TokenIndices
 from jepa_masks_jax._within import inside
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     # JEPA

@@ -1,6 +1,11 @@
-"""What masks are drawn under: every check of JAX, 64-bit mode, the code of other platforms."""
+"""What masks are drawn under: every check of JAX, 64-bit mode, the code of other platforms, two
+processes."""
 
 import contextlib
+import os
+import socket
+import subprocess
+import sys
 
 import jax
 from jax import lax
@@ -53,3 +58,27 @@ def code_of(platform):
     finally:
         lax.platform_dependent = original
         jax.clear_caches()
+
+
+def run_two_processes(program, folder):
+    """Runs a program twice at once, with a folder, an address and the number of the process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, program, folder, f"{host}:{port}", str(number)],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()

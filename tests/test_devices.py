@@ -8,8 +8,6 @@ two processes the test runs this file as a program.
 import functools
 import os
 import re
-import socket
-import subprocess
 import sys
 
 import jax
@@ -19,7 +17,7 @@ from cases import ALL, FIRST
 from digests import assert_digests, drawn, keys_for
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from modes import every_check, x64
+from modes import every_check, run_two_processes, x64
 
 import jepa_masks_jax as jm
 
@@ -79,26 +77,7 @@ def test_long_rows_are_traced_with_explicit_axes():
 
 @pytest.mark.slow
 def test_two_processes_draw_the_masks_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host, port = free.getsockname()
-    programs = [
-        subprocess.Popen(
-            [sys.executable, __file__, tmp_path, f"{host}:{port}", str(process)],
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        for program in programs:
-            output, _ = program.communicate(timeout=240)
-            assert program.returncode == 0, output
-    finally:
-        for program in programs:
-            program.kill()
+    run_two_processes(__file__, tmp_path)
     halves = [dict(np.load(tmp_path / f"{process}.npz")) for process in range(2)]
     leaves = {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
     assert all(len(half["block"]) == len(leaves["block"]) // 2 for half in halves)

@@ -67,7 +67,7 @@ def loss_of_sample(params, patches, context, targets):
         return jnp.square(error).mean(-1)
 
     errors = jax.vmap(errors_of_target)(targets)
-    return jnp.sum(errors * targets.valid) / jnp.maximum(jnp.sum(targets.valid), 1)
+    return jnp.sum(errors, where=targets.valid) / jnp.maximum(jnp.sum(targets.valid), 1)
 
 
 def update(params, patches, context, targets):
