@@ -516,13 +516,12 @@ REFUSALS = [
     type_error(r"\bmask\b", clip, None, minimum=1),
     value_error(r"\bmask\b", clip, np.array(True), minimum=1),
     value_error(r"\bmask\b", clip, np.zeros((0, 4), bool), minimum=0),
-    value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK[0]),
-    value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK[:1]),
-    value_error(r"\bamong\b", clip_mask, minimum=5, among=MASK.reshape(16)),
+    *(
+        value_error(r"\bamong\b", clip_mask, minimum=5, among=among)
+        for among in (MASK[0], MASK[:1], MASK.reshape(16))
+    ),
     value_error(r"\bminimum\b", clip_mask, minimum=3, maximum=2),
-    type_error(r"\bminimum\b", clip_mask, minimum=None),
-    type_error(r"\bminimum\b", clip_mask, minimum=2.0),
-    type_error(r"\bminimum\b", clip_mask, minimum=True),
+    *(type_error(r"\bminimum\b", clip_mask, minimum=wrong) for wrong in (None, 2.0, True)),
     type_error(r"\bminimum .*float32.*astype\(int\)", lambda: clip_mask(minimum=jnp.float32(3))),
     value_error(r"\bminimum .*\(3,\).*jax\.vmap", lambda: clip_mask(minimum=jnp.arange(3))),
     *(
@@ -534,8 +533,7 @@ REFUSALS = [
         type_error("exactly must not be given", clip_mask, exactly=3, **other)
         for other in ({"maximum": 5}, {"minimum": 2}, {"minimum": np.array(0)})
     ),
-    type_error(r"\bmaximum\b", clip_mask, maximum="4"),
-    type_error(r"\bmaximum\b", clip_mask, maximum=NAN),
+    *(type_error(r"\bmaximum\b", clip_mask, maximum=wrong) for wrong in ("4", NAN)),
     type_error(
         r"maximum .*float32.*astype\(int\)",
         lambda: clip_mask(minimum=jnp.float32(3), maximum=jnp.float32(3)),
@@ -546,11 +544,8 @@ REFUSALS = [
     ),
     type_error(r"\bmask\b", jm.token_indices, None, size=1),
     value_error(r"\bmask\b", jm.token_indices, np.array(True), size=1),
-    value_error(r"\bsize\b", listed, size=0),
-    value_error(r"\bsize\b", listed, size=17),
-    type_error(r"\bsize\b", listed, size=4.0),
-    type_error(r"\bsize\b", listed, size=True),
-    type_error(r"\bsize\b", listed, size=None),
+    *(value_error(r"\bsize\b", listed, size=wrong) for wrong in (0, 17)),
+    *(type_error(r"\bsize\b", listed, size=wrong) for wrong in (4.0, True, None)),
     type_error(r"\bsize\b", lambda: listed(size=jnp.int32(4))),
     # Tokens that are taken and put back.
     value_error(r"\bindices\b.*jax\.vmap", take, BATCHED),
@@ -603,30 +598,35 @@ REFUSALS = [
         ),
     ),
     *(
-        refused(error, message, call)
-        for dtype, fill, error, message in [
-            (np.int8, 128, ValueError, "int8 tokens can hold, got 128"),
-            (np.int8, 10**30, ValueError, "int8 tokens can hold"),
-            (np.uint32, -1, ValueError, "uint32 tokens can hold, got -1"),
-            (np.int32, 1.5, ValueError, r"int32 tokens can hold, got 1\.5"),
-            (np.int32, NAN, ValueError, "int32 tokens can hold, got nan"),
-            (np.int32, INF, ValueError, "int32 tokens can hold, got inf"),
-            (np.bool_, 2, ValueError, "bool tokens can hold, got 2"),
-            (np.float16, 65_536, ValueError, "float16 tokens can hold, got 65536"),
-            (np.float32, -1e39, ValueError, "float32 tokens can hold"),
-            (np.float32, 10**400, ValueError, "float32 tokens can hold"),
-            (np.float32, 1 + 0j, TypeError, "fill must be real for float32 tokens"),
-            (np.int32, np.complex64(1), TypeError, "fill must be real for int32 tokens"),
-            (jnp.float8_e4m3fn, 1e9, ValueError, "float8_e4m3fn tokens can hold"),
-            (jnp.float4_e2m1fn, 7, ValueError, "float4_e2m1fn tokens can hold, got 7"),
-            (np.float32, "0", TypeError, "fill must be a number"),
-            (np.float32, np.str_("5"), TypeError, "fill must be a number"),
-            (np.float32, np.datetime64("2026-01-01"), TypeError, "fill must be a number"),
-            (np.float32, np.timedelta64(5, "s"), TypeError, "fill must be a number"),
-            (np.float32, None, TypeError, "fill must be a number"),
-            (np.float32, [0.0, 0.0], TypeError, "fill must be a number"),
+        value_error(f"{np.dtype(dtype)} tokens can hold{got}", call)
+        for dtype, fill, got in [
+            (np.int8, 128, ", got 128"),
+            (np.int8, 10**30, ""),
+            (np.uint32, -1, ", got -1"),
+            (np.int32, 1.5, r", got 1\.5"),
+            (np.int32, NAN, ", got nan"),
+            (np.int32, INF, ", got inf"),
+            (np.bool_, 2, ", got 2"),
+            (np.float16, 65_536, ", got 65536"),
+            (np.float32, -1e39, ""),
+            (np.float32, 10**400, ""),
+            (jnp.float8_e4m3fn, 1e9, ""),
+            (jnp.float4_e2m1fn, 7, ", got 7"),
         ]
         for call in filling(dtype, fill)
+    ),
+    *(
+        type_error(f"fill must be real for {np.dtype(dtype)} tokens", call)
+        for dtype, fill in [(np.float32, 1 + 0j), (np.int32, np.complex64(1))]
+        for call in filling(dtype, fill)
+    ),
+    *(
+        type_error("fill must be a number", call)
+        for fill in (
+            *("0", np.str_("5"), np.datetime64("2026-01-01"), np.timedelta64(5, "s")),
+            *(None, [0.0, 0.0]),
+        )
+        for call in filling(np.float32, fill)
     ),
     type_error(
         r"fill must be a number, got float32\[\]", lambda: take(INDICES, fill=jnp.float32(1))
