@@ -24,6 +24,13 @@ def sampled(function, grid, *, keys=100, **options):
     return jax.tree.map(np.asarray, masks)
 
 
+def random_masks(seed, grid, count):
+    """Masks of all densities."""
+    rng = np.random.default_rng(seed)
+    density = rng.random((count, *[1] * len(grid)))
+    return rng.random((count, *grid)) < density
+
+
 def assert_defined(function, grid, definition=None, **options):
     """Asserts that a hundred keys have the masks of their definition, and returns them."""
     keys, words = transcription.keys_and_words(20)

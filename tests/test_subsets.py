@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from cases import slow
 from modes import x64
-from sampling import CHANCE, assert_every_subset_is_equally_likely, counts, sampled
+from sampling import CHANCE, assert_every_subset_is_equally_likely, counts, random_masks, sampled
 from scipy import stats
+from transcription import clip_count, keys_and_words
 
 import jepa_masks_jax as jm
 from jepa_masks_jax._draws import random_words
@@ -164,6 +165,45 @@ def test_both_ways_are_the_same_under_every_transformation(enable_x64):
 
 
 # Clipped counts
+
+TWO_THIRDS = np.arange(66).reshape(2, 3, 11) % 3 > 0
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((2,), {"minimum": 1, "maximum": 1}),
+        ((4, 9), {"minimum": 12, "maximum": 20}),
+        ((2, 3, 11), {"minimum": 40, "maximum": 50, "among": TWO_THIRDS}),
+        ((3, 3), {"exactly": 0}),
+        ((3, 3), {"exactly": 9}),
+    ],
+    ids=["two-tokens", "image", "among", "none", "all"],
+)
+def test_clip_count_is_its_definition(grid, options):
+    keys, words = keys_and_words(21, 300)
+    masks = random_masks(21, grid, 300)
+    clipped = jax.jit(jax.vmap(functools.partial(jm.clip_count, **options)))(keys, masks)
+    for i in range(300):
+        expected = clip_count(words[i], masks[i], **options)
+        np.testing.assert_array_equal(clipped[i], expected, err_msg=f"key {i}")
+
+
+def test_clip_count_adds_nothing_outside_among_and_stops_when_it_runs_out():
+    mask, among = np.zeros((2, 4, 40), bool)
+    mask[0, :3] = True
+    among[:, :2] = True
+    clipped = sampled(jm.clip_count, mask, minimum=100, among=among)
+    np.testing.assert_array_equal(clipped, np.broadcast_to(mask | among, clipped.shape))
+
+
+@pytest.mark.parametrize("among", [[True], [True] * 3, [False, True, False, True]], ids=str)
+def test_clip_count_takes_the_whole_pool_where_it_has_to(among):
+    nothing, options = np.zeros(len(among), bool), {"minimum": len(among)}
+    if not all(among):
+        options["among"] = np.array(among)
+    masks = sampled(jm.clip_count, nothing, keys=20_000, **options)
+    np.testing.assert_array_equal(masks, np.broadcast_to(among, masks.shape))
 
 
 @pytest.mark.slow

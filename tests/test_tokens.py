@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 from modes import x64
-from transcription import clip_count, keys_and_words
+from sampling import random_masks
 
 import jepa_masks_jax as jm
 from jepa_masks_jax import _types
@@ -29,53 +29,6 @@ from jepa_masks_jax import _types
 
 def batched(function):
     return jax.jit(jax.vmap(function))
-
-
-def random_masks(seed, grid, count):
-    """Masks of all densities."""
-    rng = np.random.default_rng(seed)
-    density = rng.random((count, *[1] * len(grid)))
-    return rng.random((count, *grid)) < density
-
-
-@pytest.mark.parametrize(
-    ("grid", "options"),
-    [
-        ((2,), {"minimum": 1, "maximum": 1}),
-        ((4, 9), {"minimum": 12, "maximum": 20}),
-        (
-            (2, 3, 11),
-            {"minimum": 40, "maximum": 50, "among": np.arange(66).reshape(2, 3, 11) % 3 > 0},
-        ),
-    ],
-    ids=["two-tokens", "image", "among"],
-)
-def test_clip_count_is_its_definition(grid, options):
-    keys, words = keys_and_words(21, 300)
-    masks = random_masks(21, grid, 300)
-    clip = functools.partial(jm.clip_count, **options)
-    clipped = np.asarray(batched(clip)(keys, masks))
-    for i in range(300):
-        expected = clip_count(words[i], masks[i], **options)
-        np.testing.assert_array_equal(clipped[i], expected, err_msg=f"key {i}")
-
-
-@pytest.mark.parametrize("count", [0, 9])
-def test_clip_count_reaches_no_tokens_and_all(count):
-    masks = random_masks(22, (3, 3), 50)
-    clip = functools.partial(jm.clip_count, minimum=count, maximum=count)
-    clipped = batched(clip)(jax.random.split(jax.random.key(22), 50), masks)
-    np.testing.assert_array_equal(clipped, np.full_like(masks, count > 0))
-
-
-def test_clip_count_adds_nothing_outside_among_and_stops_when_it_runs_out():
-    mask = np.zeros((4, 40), bool)
-    mask[0, :3] = True
-    among = np.zeros((4, 40), bool)
-    among[:, :2] = True
-    clip = functools.partial(jm.clip_count, mask=mask, minimum=100, among=among)
-    clipped = np.asarray(batched(clip)(jax.random.split(jax.random.key(22), 20)))
-    np.testing.assert_array_equal(clipped, np.broadcast_to(mask | among, clipped.shape))
 
 
 def padded_flatnonzero(mask, size):
@@ -174,23 +127,6 @@ def test_take_tokens_passes_no_gradient_through_padding():
     expected = np.zeros((6, 2), np.float32)
     expected[[1, 2, 5]] = weights[:3]
     np.testing.assert_array_equal(gradient(jnp.ones((6, 2))), expected)
-
-
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_clip_count_takes_the_whole_pool_where_it_has_to(tokens):
-    keys = jax.random.split(jax.random.key(7), 20_000)
-    nothing = jnp.zeros(tokens, bool)
-    masks = jax.jit(jax.vmap(lambda key: jm.clip_count(key, nothing, minimum=tokens)))(keys)
-    assert masks.all()
-
-
-def test_clip_count_takes_all_of_among_where_it_runs_out():
-    keys = jax.random.split(jax.random.key(8), 20_000)
-    among = jnp.array([False, True, False, True])
-    nothing = jnp.zeros(4, bool)
-    clip = functools.partial(jm.clip_count, mask=nothing, minimum=3, among=among)
-    masks = jax.jit(jax.vmap(clip))(keys)
-    assert (masks == among[None]).all()
 
 
 def test_token_indices_unpack_and_know_the_grid():

@@ -266,8 +266,10 @@ def box_mask(words, grid, num_boxes, extent, placement="inside"):
     return mask
 
 
-def clip_count(words, mask, minimum=0, maximum=None, among=None):
+def clip_count(words, mask, minimum=0, maximum=None, among=None, exactly=None):
     """Reads a word for each token."""
+    if exactly is not None:
+        minimum = maximum = exactly
     count, maximum = mask.sum(), mask.size if maximum is None else maximum
     if count > maximum:
         return random_subset(words, mask.reshape(-1), maximum).reshape(mask.shape)
