@@ -95,7 +95,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the message and ends with status 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+        short = textwrap.shorten(message, 360, placeholder=" ...")
+        self.exit(2, f"{self.prog}: error: {short}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,20 +133,20 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    about = "a strategy or preset (default: all strategies)"
-    add("strategy", nargs="?", metavar="STRATEGY", help=about)
+    add("strategy", nargs="?", metavar="STRATEGY", help="a strategy or preset (default: all)")
     add("--grid", type=sides, help="sides of the grid, such as 14x14 or 8x14x14")
     add("--batch", type=int, default=256, metavar="N", help="count of masks (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the key (default: %(default)s)")
     add("--image", type=image, metavar="PATH", help="image under the masks (default: a photograph)")
-    about = (
+    kinds = (
         "picture (.png), boolean masks (.npz) or index lists (.json); default: %(default)s; "
         "without a STRATEGY, chain.png beside it shows how the encoder gets its tokens"
     )
-    add("--out", type=Path, default="masks.png", metavar="FILE", help=about)
-    about = "options of the strategy, such as num_targets=2 target_scale=0.1,0.15"
-    pairs: Any = {"type": assignment, "nargs": "+", "action": "extend", "default": []}
-    add("--set", metavar="OPTION=VALUE", help=about, **pairs)
+    add("--out", type=Path, default="masks.png", metavar="FILE", help=kinds)
+    options = "options of the strategy, such as num_targets=2 target_scale=0.1,0.15"
+    # A STRATEGY that follows the last OPTION=VALUE is read as one of them: see find_strategy.
+    several: Any = {"type": assignment, "nargs": "+", "action": "extend", "default": []}
+    add("--set", metavar="OPTION=VALUE", help=options, **several)
     return parser
 
 
@@ -213,7 +214,7 @@ def assignment(text: str) -> tuple[str, Any] | str:
 def image(path: str) -> np.ndarray:
     """Reads an image of any format that Pillow knows."""
     if not HAS_MATPLOTLIB:
-        raise argparse.ArgumentTypeError("install matplotlib")
+        raise argparse.ArgumentTypeError("pip install 'jepa_masks_jax[plot]'")
     try:
         # Pillow warns of damage that it could mend, and of pictures that are only rather large.
         with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
@@ -352,7 +353,7 @@ def write(batches: list[Batch], args: argparse.Namespace) -> str:
     """Writes the file: a picture, or the masks of the only batch. Returns a line that says so."""
     batch, suffix = batches[0], args.out.suffix
     if suffix == ".png" and not HAS_MATPLOTLIB:
-        return "No picture written: install matplotlib."
+        return "No picture written: pip install 'jepa_masks_jax[plot]'"
     try:
         if suffix == ".png":
             under = plotting.photograph() if args.image is None else args.image

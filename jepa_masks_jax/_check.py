@@ -2,9 +2,10 @@
 
 An option is static, and comes back as plain Python. What may be an array, traced or not, comes back
 as it is: its value cannot be checked, and the traced code clamps it.
+
+An error shows what it got by `brief`, and so is one line of at most 400 characters.
 """
 
-import functools
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ Number = TypeVar("Number", int, float)
 MAX_TOKENS = 2**24
 MAX_BLOCKS = 2**16
 INT32_MAX = 2**31 - 1
+_LONGEST = 80
 
 
 def is_array(value: Any) -> bool:
@@ -55,7 +57,7 @@ def is_array(value: Any) -> bool:
 
 def key(key: Any) -> jax.Array:
     """Returns one typed or legacy key."""
-    dtype, shape = getattr(key, "dtype", np.dtype(object)), getattr(key, "shape", ())
+    dtype, shape = (key.dtype, key.shape) if is_array(key) else (np.dtype(object), ())
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and (dtype != jnp.uint32 or shape == ()):
         advice = "" if is_array(key) else "; with flax.nnx pass what rngs() returns"
@@ -72,10 +74,28 @@ def key(key: Any) -> jax.Array:
 
 
 def brief(value: Any) -> str:
-    """Returns what an error shows of a value: type and shape of an array, name of a tuple."""
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype}{list(value.shape)}"
-    return repr(value) if not hasattr(value, "_fields") else type(value).__name__
+    """Returns what an error shows of a value: type and shape of an array, name of a named tuple.
+
+    The repr of anything else is cut to one short line.
+    """
+    try:
+        if hasattr(value, "dtype") and hasattr(value, "shape"):
+            text = f"{value.dtype}{list(value.shape)}"
+        else:
+            text = type(value).__name__ if hasattr(value, "_fields") else repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits.
+        text = f"a long {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
+def refuse_foreign(name: str, value: Any) -> None:
+    """Raises for an array of another library, which NumPy can read."""
+    is_foreign = hasattr(value, "dtype") and hasattr(value, "shape") and not is_array(value)
+    if is_foreign and not isinstance(value, np.generic | jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"{name} must be an array of JAX or NumPy, got {brief(value)}; pass np.asarray({name})"
+        )
 
 
 _SWITCH = ", or choose among static values with jax.lax.switch"
@@ -87,17 +107,17 @@ def refuse_tracer(name: str, value: Any, instead: str = "") -> None:
         raise TypeError(f"{name} is traced; close over it or make it static{instead}")
 
 
-def integer(name: str, value: Any, low: float = 1, high: int | None = None) -> int:
-    """Returns an integer in `[low, high]`."""
+def integer(name: str, value: Any, low: float = 1, high: float = INT32_MAX, hint: str = "") -> int:
+    """Returns an integer in `[low, high]`; an error of the range ends in the hint."""
     refuse_tracer(name, value)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         advice = "; use round()" if is_real else ""
-        raise TypeError(f"{name} must be an integer, got {value!r}{advice}")
+        raise TypeError(f"{name} must be an integer, got {brief(value)}{advice}")
     plain = int(value)
-    if plain < low or (high is not None and plain > high):
-        accepted = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be {accepted}, got {plain}")
+    if not low <= plain <= high:
+        accepted = f"at least {low}" if high == INT32_MAX > plain else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {accepted}, got {brief(plain)}{hint}")
     return plain
 
 
@@ -114,17 +134,20 @@ def side(name: str, value: Any) -> int:
 def flag(name: str, value: Any) -> bool:
     """Returns True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {brief(value)}")
     return bool(value)
 
 
-def choice(name: str, value: Any, choices: tuple[str, ...], renamed: dict[str, str]) -> str:
+_RENAMED = {"paper": "independent", "centred": "centered"}
+
+
+def choice(name: str, value: Any, *choices: str) -> str:
     """Returns one of the words; an old word is refused with the new one in the message."""
     if isinstance(value, str) and value in choices:
         return value
-    new = renamed.get(value) if isinstance(value, str) else None
-    now = f"; {value!r} is now {new!r}" if new else ""
-    raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}{now}")
+    new = _RENAMED.get(value) if isinstance(value, str) else None
+    now = f"; {value!r} is now {new!r}" if new in choices else ""
+    raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {brief(value)}{now}")
 
 
 def real(name: str, value: Any, instead: str = _SWITCH) -> float:
@@ -132,13 +155,13 @@ def real(name: str, value: Any, instead: str = _SWITCH) -> float:
     refuse_tracer(name, value, instead)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         advice = "; use float()" if getattr(value, "shape", None) == () else ""
-        raise TypeError(f"{name} must be a number, got {value!r}{advice}")
+        raise TypeError(f"{name} must be a number, got {brief(value)}{advice}")
     try:
         plain = float(value)
     except OverflowError:  # 10**400
         plain = math.inf
     if not math.isfinite(plain):
-        raise ValueError(f"{name} must be finite, got {value}")
+        raise ValueError(f"{name} must be finite, got {brief(value)}")
     return plain
 
 
@@ -146,21 +169,24 @@ def positive(name: str, value: Any) -> float:
     """Returns a number above 0."""
     plain = real(name, value)
     if plain <= 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
+        raise ValueError(f"{name} must be above 0, got {brief(value)}")
     return plain
 
 
-def fraction(name: str, value: Any, *, one: bool = False, instead: str = _SWITCH) -> float:
-    """Returns a number in `(0, 1)`, or in `(0, 1]` if `one` is allowed."""
+def fraction(name: str, value: Any, instead: str = _SWITCH, hint: str = "") -> float:
+    """Returns a number in `(0, 1)`; an error of the range ends in the hint."""
     plain = real(name, value, instead)
-    if not (0 < plain < 1 or (one and plain == 1)):
-        raise ValueError(f"{name} must be in {'(0, 1]' if one else '(0, 1)'}, got {value}")
+    if not 0 < plain < 1:
+        raise ValueError(f"{name} must be in (0, 1), got {brief(value)}{hint}")
     return plain
 
 
 def scale(name: str, value: Any) -> float:
     """Returns a number in `(0, 1]`."""
-    return fraction(name, value, one=True)
+    plain = real(name, value)
+    if not 0 < plain <= 1:
+        raise ValueError(f"{name} must be in (0, 1], got {brief(value)}")
+    return plain
 
 
 def is_sequence(value: Any) -> bool:
@@ -174,9 +200,9 @@ def sequence(name: str, value: Any, lengths: tuple[int, ...], meaning: str) -> t
     """Returns a tuple of one of the given lengths."""
     refuse_tracer(name, value)
     if not is_sequence(value):
-        raise TypeError(f"{name} must be {meaning}, got {value!r}")
+        raise TypeError(f"{name} must be {meaning}, got {brief(value)}")
     if len(value) not in lengths:
-        raise ValueError(f"{name} must be {meaning}, got {value!r}")
+        raise ValueError(f"{name} must be {meaning}, got {brief(value)}")
     return tuple(value)
 
 
@@ -185,7 +211,7 @@ def pair(name: str, value: Any, check: Callable[[str, Any], Number]) -> tuple[Nu
     ends = sequence(name, value, (2,), "a pair (min, max)")
     low, high = (check(f"{name}[{i}]", end) for i, end in enumerate(ends))
     if low > high:
-        raise ValueError(f"{name} must satisfy min <= max, got {value!r}")
+        raise ValueError(f"{name} must satisfy min <= max, got {brief(value)}")
     return low, high
 
 
@@ -199,11 +225,12 @@ def one_or_pair(
 def refuse_unless_default(name: str, value: Any, default: Any, where: str) -> None:
     """Refuses an option where it has no meaning, unless it is the default."""
     if value != default:
-        raise ValueError(f"{name} has no meaning {where} and must be {default}, got {value}")
+        raise ValueError(f"{name} has no meaning {where} and must be {default}, got {brief(value)}")
 
 
-def count(name: str, value: Any, low: float = 1, high: int | None = None) -> Any:
-    """Returns an int in `[low, high]`, or an integer array of shape () for `_counts.clamp`."""
+def count(name: str, value: Any, low: float = 1, high: float = INT32_MAX) -> Any:
+    """Returns an int in `[low, high]`, or an integer array of shape () for `clamp`."""
+    refuse_foreign(name, value)
     if not is_array(value):
         return integer(name, value, low, high)
     if not jnp.issubdtype(value.dtype, jnp.integer):
@@ -224,35 +251,23 @@ def in_int32(value: Any) -> Any:
     return np.asarray(np.clip(integers, -1, INT32_MAX), np.int32)
 
 
+def clamp(value: Any, low: Any, high: Any) -> jax.Array:
+    """Clamps an integer, traced or not, into `[low, high]`, within 0 and 2**31 - 1: int32[]."""
+    array = jnp.asarray(value)
+    held = jnp.iinfo(array.dtype)  # type: ignore[no-untyped-call]
+    narrow = jnp.clip(array, max(held.min, -1), min(held.max, INT32_MAX)).astype(jnp.int32)
+    return jnp.clip(narrow, low, high)
+
+
 def exactly_one(**options: Any) -> None:
     """Refuses both or neither of two options."""
     (first, one), (second, other) = options.items()
     if (one is None) == (other is None):
         raise TypeError(
-            f"exactly one of {first} and {second} must be given, got {one!r} and {other!r}; "
-            f"if a preset has bound one, pass {first}=None or {second}=None"
+            f"exactly one of {first} and {second} must be given, got {brief(one)} and "
+            f"{brief(other)}; if a preset has bound one, pass {first}=None or {second}=None"
         )
 
-
-def masked(mask_ratio: Any, num_masked: Any, tokens: int) -> Any:
-    """Reads how many of the tokens are masked, from a ratio or a count, each one or a pair.
-
-    Returns:
-        A pair of ratios, which are floats, or of counts, which are ints; or an array.
-    """
-    exactly_one(mask_ratio=mask_ratio, num_masked=num_masked)
-    if num_masked is None:
-        ratio = functools.partial(fraction, instead=_COUNT_INSTEAD)
-        return one_or_pair("mask_ratio", mask_ratio, ratio)
-    if is_array(num_masked):
-        return count("num_masked", num_masked)
-    return one_or_pair("num_masked", num_masked, functools.partial(integer, high=tokens - 1))
-
-
-_COUNT_INSTEAD = (
-    ", or give num_masked=jnp.round(ratio * tokens).astype(int), which may be traced, and "
-    "mask_ratio=None if a preset has bound it"
-)
 
 _GRIDS = {
     1: "(length,)",
@@ -262,22 +277,20 @@ _GRIDS = {
 }
 
 
-def grid(
-    grid: Any, ranks: tuple[int, ...] = (2, 3), *, whole_frames: bool = False
-) -> tuple[int, ...]:
+def grid(grid: Any, ranks: tuple[int, ...], *, whole_frames: bool = False) -> tuple[int, ...]:
     """Returns the grid as a tuple, if it has one of the ranks and at least two tokens.
 
     With `whole_frames`, for a mask that all frames share, each frame must have two.
     """
     refuse_tracer("grid", grid)
     if isinstance(grid, jax.Array):
-        raise TypeError(f"grid must be a tuple of Python ints, got {grid!r}")
+        raise TypeError(f"grid must be a tuple of Python ints, got {brief(grid)}")
     sides = sequence("grid", grid, ranks, "a tuple " + " or ".join(_GRIDS[rank] for rank in ranks))
     sides = tuple(integer(f"grid[{i}]", side) for i, side in enumerate(sides))
     if not 2 <= math.prod(sides) <= MAX_TOKENS:
-        raise ValueError(f"grid must have from 2 to {MAX_TOKENS} tokens, got {grid!r}")
+        raise ValueError(f"grid must have from 2 to {MAX_TOKENS} tokens, got {brief(grid)}")
     if whole_frames and math.prod(sides[-2:]) < 2:
-        raise ValueError(f"grid must have at least two tokens in a frame, got {grid!r}")
+        raise ValueError(f"grid must have at least two tokens in a frame, got {brief(grid)}")
     return sides
 
 
@@ -287,9 +300,11 @@ def within(within: Any, grid: tuple[int, ...]) -> Any:
         return None
     form = ", ".join(["int"] * len(grid)) + "," * (len(grid) == 1)
     meaning = f"within must be ({form}), the real sides in the grid {grid}"
+    refuse_foreign("within", within)
     if isinstance(within, tuple | list):
         sides = tuple(
-            in_int32(count(f"within[{i}]", side, -math.inf)) for i, side in enumerate(within)
+            in_int32(count(f"within[{i}]", side, -math.inf, math.inf))
+            for i, side in enumerate(within)
         )
         # Sides of the host share the program of an array. JAX's own may be traced.
         on_host = sides and all(isinstance(side, np.ndarray) for side in sides)
@@ -306,6 +321,7 @@ def within(within: Any, grid: tuple[int, ...]) -> Any:
 
 def mask(name: str, mask: Any) -> jax.Array:
     """Returns a boolean array, traced or not, of rank one or more."""
+    refuse_foreign(name, mask)
     dtype, shape = getattr(mask, "dtype", None), getattr(mask, "shape", None)
     if dtype != np.bool_:
         advice = "; take one of its fields" if hasattr(mask, "_fields") else ""

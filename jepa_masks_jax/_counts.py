@@ -1,20 +1,36 @@
-"""How many tokens are masked: planned for a size, sampled, clamped."""
+"""How many tokens are masked: read from the options, planned for a size, sampled."""
 
+import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jepa_masks_jax import _check, _draws, _tracing
 
+_COUNT_INSTEAD = (
+    ", or give num_masked=jnp.round(ratio * tokens).astype(int), which may be traced, and "
+    "mask_ratio=None if a preset has bound it"
+)
 
-def clamp(value: Any, low: Any, high: Any) -> jax.Array:
-    """Clamps an integer of any width into `[low, high]`, within 0 and 2**31 - 1: int32[]."""
-    array = jnp.asarray(value)
-    held = jnp.iinfo(array.dtype)  # type: ignore[no-untyped-call]
-    narrow = jnp.clip(array, max(held.min, -1), min(held.max, _check.INT32_MAX)).astype(jnp.int32)
-    return jnp.clip(narrow, low, high)
+_NONE_OR_ALL = "; clip_count(key, jnp.zeros(grid, bool), exactly=n) masks none or all tokens, too"
+
+
+def masked(mask_ratio: Any, num_masked: Any, tokens: int) -> Any:
+    """Reads how many of the tokens are masked, from a ratio or a count, each one or a pair.
+
+    Returns:
+        A pair of ratios, which are floats, or of counts, which are ints; or an array.
+    """
+    _check.exactly_one(mask_ratio=mask_ratio, num_masked=num_masked)
+    if num_masked is None:
+        ratio = functools.partial(_check.fraction, instead=_COUNT_INSTEAD, hint=_NONE_OR_ALL)
+        return _check.one_or_pair("mask_ratio", mask_ratio, ratio)
+    _check.refuse_foreign("num_masked", num_masked)
+    if _check.is_array(num_masked):
+        return _check.count("num_masked", num_masked)
+    count = functools.partial(_check.integer, high=tokens - 1, hint=_NONE_OR_ALL)
+    return _check.one_or_pair("num_masked", num_masked, count)
 
 
 def masked_range(tokens: Any, masked: Any) -> tuple[Any, Any]:
@@ -24,15 +40,15 @@ def masked_range(tokens: Any, masked: Any) -> tuple[Any, Any]:
 
     Args:
         tokens: how many there are to mask from, or an array of such counts.
-        masked: a pair of ratios, a pair of counts, or an array, from `_check.masked`.
+        masked: what `masked` returns.
     """
-    largest = np.maximum(tokens - 1, 0)
+    limit = np.maximum(tokens - 1, 0)
     if _check.is_array(masked):
-        return np.minimum(1, largest), largest
+        return np.minimum(1, limit), limit
     low, high = (
         end if isinstance(end, int) else np.maximum(np.rint(end * tokens), 1) for end in masked
     )
-    return np.minimum(low, largest), np.minimum(high, largest)
+    return np.minimum(low, limit), np.minimum(high, limit)
 
 
 def sample_masked(word: jax.Array, tokens: Any, masked: Any, *, largest: int = 0) -> jax.Array:
@@ -42,5 +58,5 @@ def sample_masked(word: jax.Array, tokens: Any, masked: Any, *, largest: int = 0
     """
     minimum, maximum = _tracing.planned(masked_range, tokens, masked, largest=largest)
     if _check.is_array(masked):
-        return clamp(masked, minimum, maximum)
+        return _check.clamp(masked, minimum, maximum)
     return _draws.between(word, minimum, maximum)

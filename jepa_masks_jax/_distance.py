@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jepa_masks_jax import _check, _tracing
+from jepa_masks_jax._check import Array
 
 _FARTHEST = 2**30
 """A distance beyond every grid. The square of a side can be added to it in int32."""
@@ -17,12 +18,13 @@ _LONGEST_AT_ONCE = 32
 """The longest side for which XLA never holds all pairs of places in a CPU's memory."""
 
 
-def squared_distance(mask: _check.Array) -> jax.Array:
+def squared_distance(mask: Array) -> jax.Array:
     """Measures every token's squared distance to the nearest True one, in whole token units.
 
     V-JEPA 2.1 weights the loss on its context tokens by one over the root of the distance:
     `jnp.maximum(squared_distance(target), 1).astype(jnp.float32) ** -0.25`. The distance is 0 at
-    the targets: it is clipped at 1 to avoid infinite weights there.
+    the targets: it is clipped at 1 to avoid infinite weights there. With one option of its code the
+    distance is first divided by `height // 16`, which multiplies the weights by the root of that.
 
     Args:
         mask: bool[*grid], of any rank from 1.
@@ -41,21 +43,21 @@ def squared_distance(mask: _check.Array) -> jax.Array:
     mask = _check.mask("mask", mask)
     if sum((side - 1) ** 2 for side in mask.shape) >= _FARTHEST:
         raise ValueError(f"mask must have a diagonal of less than 2**15 tokens, got {mask.shape}")
-    return _squared_distance(mask)
 
+    @_tracing.jit
+    def measured(mask: jax.Array) -> jax.Array:
+        nearest = jnp.where(mask, 0, jnp.int32(_FARTHEST))
+        for axis, side in enumerate(mask.shape):
+            at_once = functools.partial(_nearest_along, axis=axis)
+            if side > _LONGEST_AT_ONCE:
+                by_place = functools.partial(_nearest_along_by_place, axis=axis)
+                nearest = lax.platform_dependent(nearest, cpu=by_place, default=at_once)
+            else:
+                nearest = at_once(nearest)
+            nearest = jnp.minimum(nearest, _FARTHEST)
+        return nearest
 
-@_tracing.jit
-def _squared_distance(mask: jax.Array) -> jax.Array:
-    nearest = jnp.where(mask, 0, jnp.int32(_FARTHEST))
-    for axis, side in enumerate(mask.shape):
-        at_once = functools.partial(_nearest_along, axis=axis)
-        if side > _LONGEST_AT_ONCE:
-            by_place = functools.partial(_nearest_along_by_place, axis=axis)
-            nearest = lax.platform_dependent(nearest, cpu=by_place, default=at_once)
-        else:
-            nearest = at_once(nearest)
-        nearest = jnp.minimum(nearest, _FARTHEST)
-    return nearest
+    return measured(mask)
 
 
 def _nearest_along(nearest: jax.Array, axis: int) -> jax.Array:

@@ -1,4 +1,13 @@
-"""Random words, and what is made of them: integers, real numbers, entries of a table."""
+"""Random words, and what is made of them: integers, real numbers, entries of a table.
+
+The masks of every key depend on how many words a strategy takes and in which order, and on
+`finest_unit`. So they are as public as names: a change breaks every user's masks, and the digests
+in `tests/digests.json` notice it.
+
+If a count of tokens or spans is sampled, it has a word of its own. `random_mask` takes it behind
+the words of the sample's own tokens, `span_mask` behind those of its starts, `blockwise_mask` last,
+and `random_span_mask` from the seam before the first token, where nothing is cut.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _tracing
+from jepa_masks_jax import _meshes
 
 _INT32_BITS = 31
 
@@ -68,9 +77,9 @@ class Uniform(NamedTuple):
         return self.first // self.unit, self.last // self.unit
 
 
-def finest_unit(largest: Any) -> Any:
-    """Returns the largest power of two of which `largest + 1` times stays below 2**31."""
-    _, bits = np.frexp(largest + 1)
+def finest_unit(number: Any) -> Any:
+    """Returns the largest power of two of which `number + 1` times stays below 2**31."""
+    _, bits = np.frexp(number + 1)
     return np.left_shift(1, _INT32_BITS - bits)
 
 
@@ -83,4 +92,4 @@ def uniform(low: Any, high: Any) -> Uniform:
 
 def entries(words: jax.Array, table: np.ndarray) -> jax.Array:
     """Picks uniformly random entries of a table: uint32[*k] and int32[n] to int32[*k]."""
-    return _tracing.gather(table, below(words, len(table)))
+    return _meshes.gather(table, below(words, len(table)))

@@ -6,11 +6,10 @@ import math
 from typing import Any
 
 from jepa_masks_jax import _check
+from jepa_masks_jax._check import Grid, Int
 
 
-def image_grid(
-    image_size: _check.Int | _check.Grid, patch_size: _check.Int | _check.Grid
-) -> tuple[int, int]:
+def image_grid(image_size: Int | Grid, patch_size: Int | Grid) -> tuple[int, int]:
     """Returns the grid `(height, width)` of the patches of an image.
 
     Args:
@@ -37,10 +36,10 @@ def image_grid(
 
 
 def video_grid(
-    num_frames: _check.Int,
-    image_size: _check.Int | _check.Grid,
-    patch_size: _check.Int | _check.Grid,
-    tubelet_size: _check.Int = 2,
+    num_frames: Int,
+    image_size: Int | Grid,
+    patch_size: Int | Grid,
+    tubelet_size: Int = 2,
 ) -> tuple[int, int, int]:
     """Returns the grid `(frames, height, width)` of the tubelets of a video.
 

@@ -275,6 +275,7 @@ def _divisor(name: str, value: Any, samples: int) -> int:
 
 def _check_counts(counts: Any) -> Any:
     """Returns counts that JAX sorts as they are: integer[B]."""
+    _check.refuse_foreign("counts", counts)
     dtype, shape = getattr(counts, "dtype", None), getattr(counts, "shape", ())
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"counts must be an integer array, got {_check.brief(counts)}")

@@ -7,6 +7,9 @@ give the same side on every backend, from one identity: for an integer `s` of at
 
 since `round(y) >= s` says `y >= s - 1/2`. If both are equal, `y` is halfway between two integers:
 half away from zero goes up to `s`, half to even goes up only if `s` is even.
+
+The masks of every key depend on `aspect_unit` and on the entries of `log_uniform`, so they are as
+public as names.
 """
 
 import math
@@ -28,6 +31,9 @@ _SMALLEST_ASPECT = 64
 JEPA_ASPECT_RATIO = (0.75, 1.5)
 """The aspect ratios of the blocks of all published I-JEPA and V-JEPA runs."""
 
+SQUARE = Uniform(1, 1, 1)
+"""The one aspect ratio of a square: whatever the word, it is 1."""
+
 
 def check_aspect_ratio(name: str, value: Any, rank: int) -> tuple[float, float] | None:
     """Returns the aspect ratio of I-JEPA's and V-JEPA's blocks, None on a sequence."""
@@ -38,31 +44,29 @@ def check_aspect_ratio(name: str, value: Any, rank: int) -> tuple[float, float] 
     return None
 
 
-def aspect_unit(
-    name: str, aspect_ratio: tuple[float, float], largest: Any, per_token: float
-) -> Any:
-    """Returns the finest unit of an aspect ratio, for blocks of up to `largest` tokens.
+def aspect_unit(name: str, aspect_ratio: tuple[float, float], tokens: Any, per_token: float) -> Any:
+    """Returns the finest unit of an aspect ratio, for blocks of up to so many tokens.
 
-    The result times `largest * per_token + 1` is at most 2**31. `largest` is an int or an array,
-    and so is the result.
+    The result times `tokens * per_token + 1` is at most 2**31. `tokens` is an int or an array, and
+    so is the result.
 
     Raises:
         ValueError: naming the option `name`, if the smallest aspect ratio has too few steps.
     """
     low, high = aspect_ratio
-    unit = np.floor_divide(2.0**31, per_token * np.maximum(largest, 1) + 1).astype(int)
+    unit = np.floor_divide(2.0**31, per_token * np.maximum(tokens, 1) + 1).astype(int)
     if np.any(unit * min(low, 1) < _SMALLEST_ASPECT):
         coarsest = np.ceil(_SMALLEST_ASPECT / min(low, 1))  # Infinite for the smallest floats.
         limit = max(int((2**31 / coarsest - 1) / per_token), 0)
         raise ValueError(
             f"{name} from {low:g} to {high:g} leaves 32-bit arithmetic room for blocks of up to "
-            f"{limit} tokens, and here a block may have {int(np.max(largest))}"
+            f"{limit} tokens, and here a block may have {int(np.max(tokens))}"
         )
     return unit
 
 
-def aspects(name: str, aspect_ratio: tuple[float, float], largest: Any) -> Uniform:
-    """Returns the distribution of an aspect ratio for blocks of up to `largest` tokens.
+def aspects(name: str, aspect_ratio: tuple[float, float], tokens: Any) -> Uniform:
+    """Returns the distribution of an aspect ratio for blocks of up to so many tokens.
 
     In steps, `4 * count * aspect` and `4 * count * unit` stay within int32. The unit is a multiple
     of 1000 if one fits. A single aspect ratio is exact if its denominator as a decimal fraction
@@ -70,7 +74,7 @@ def aspects(name: str, aspect_ratio: tuple[float, float], largest: Any) -> Unifo
     """
     low, high = aspect_ratio
     # The digests hold `high / low`, which int32 does not need.
-    finest = aspect_unit(name, aspect_ratio, largest, 4 * max(high, high / low, 1))
+    finest = aspect_unit(name, aspect_ratio, tokens, 4 * max(high, high / low, 1))
     (low_over, low_under), (high_over, high_under) = (
         Fraction(str(end)).as_integer_ratio() for end in aspect_ratio
     )
@@ -128,7 +132,7 @@ def sample_jepa_sides(
     blocks: JepaBlocks,
     room: Sequence[Any],
     *,
-    keep_area: bool,
+    keep_area: bool = True,
 ) -> tuple[jax.Array, ...]:
     """Samples the sides of a block: uint32 words, int32 sides.
 
@@ -161,7 +165,7 @@ def _keep_area(count: Any, sides: Any, room: Sequence[Any], where: Callable[...,
 
 
 def all_sides(
-    count: int, aspects: Uniform | None, room: Sequence[int], *, keep_area: bool
+    count: int, aspects: Uniform | None, room: Sequence[int], *, keep_area: bool = True
 ) -> list[tuple[int, ...]]:
     """Lists the sides of blocks of so many tokens, as `place_each` cuts them to the room.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jepa_masks_jax import _check
+from jepa_masks_jax._check import Array, Grid, Int
 
 
 class MaskError(ValueError):
@@ -62,9 +63,9 @@ class MaskSpec:
 
     def __init__(
         self,
-        context_indices: Sequence[_check.Int] | _check.Array,
-        target_indices: Sequence[_check.Int] | _check.Array,
-        total_tokens: _check.Int,
+        context_indices: Sequence[Int] | Array,
+        target_indices: Sequence[Int] | Array,
+        total_tokens: Int,
     ) -> None:
         # A frozen class refuses to set its attributes.
         self.__dict__.update(
@@ -103,7 +104,7 @@ class MaskSpec:
         """The fraction of all tokens that are targets."""
         return len(self.target_indices) / self.total_tokens
 
-    def to_mask(self, grid: _check.Grid) -> np.ndarray:
+    def to_mask(self, grid: Grid) -> np.ndarray:
         """Returns the target as a boolean mask, the inverse of `to_mask_spec`.
 
         Args:
@@ -118,10 +119,10 @@ class MaskSpec:
             MaskError: if `validate` fails.
         """
         if not _check.is_sequence(grid):
-            raise TypeError(f"grid must be the sides of a grid, got {grid!r}")
+            raise TypeError(f"grid must be the sides of a grid, got {_check.brief(grid)}")
         shape = tuple(_check.integer(f"grid[{i}]", side) for i, side in enumerate(grid))
         if math.prod(shape) != self.total_tokens:
-            raise ValueError(f"grid must have {self.total_tokens} tokens, got {grid!r}")
+            raise ValueError(f"grid must have {self.total_tokens} tokens, got {_check.brief(grid)}")
         self.validate()
         mask = np.zeros(self.total_tokens, bool)
         mask[self.target_indices] = True
@@ -245,12 +246,14 @@ def _indices(name: str, values: Any) -> np.ndarray:
     try:
         array = _integers(values)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a list of integers, got {values!r}") from error
+        raise TypeError(f"{name} must be a list of integers, got {_check.brief(values)}") from error
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
     outside = (array < -(2**31)) | (array >= 2**31)
     if outside.any():
-        raise ValueError(f"{name} must be in [-2**31, 2**31), got {array[outside][0]}")
+        raise ValueError(
+            f"{name} must be in [-2**31, 2**31), got {_check.brief(array[outside][0])}"
+        )
     indices = array.astype(np.int32)
     indices.flags.writeable = False
     return indices

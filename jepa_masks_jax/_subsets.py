@@ -3,17 +3,22 @@
 A subset holds the tokens of a pool with the lowest words, ties in row-major order. Two ways give
 the same one, to the bit: two sorts, which are few kernels on an accelerator, and a bisection, which
 is ten times as fast on a CPU.
+
+The masks of every key depend on which words are the lowest and on the 31 bits of a random word that
+count, so both are as public as names.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jepa_masks_jax import _check, _counts, _draws, _tracing
+from jepa_masks_jax import _check, _draws, _meshes, _tracing
+from jepa_masks_jax._check import Array, Count
 
 _OUTSIDE = 0xFFFFFFFF
 """The word of a token outside the pool."""
@@ -22,7 +27,7 @@ _OUTSIDE = 0xFFFFFFFF
 def random_subset(words: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Array:
     """Picks uniformly random tokens of a pool: those with the lowest words.
 
-    Only 31 bits of a word count, so that none is the word of the tokens outside.
+    Of a random word 31 bits count, so that none is the word of the tokens outside.
 
     Args:
         words: uint32[tokens], a random word for each.
@@ -32,40 +37,51 @@ def random_subset(words: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Ar
     Returns:
         bool[tokens].
     """
-    return _lowest(jnp.where(pool, words >> 1, jnp.uint32(_OUTSIDE)), None, count)
+    return _lowest(words >> 1, pool, count, bits=31)
 
 
 def lowest(words: jax.Array, pool: jax.Array, count: jax.Array) -> jax.Array:
     """Picks the tokens of a pool with the lowest words, of all 32 bits, as `random_subset`."""
-    return _lowest(jnp.where(pool, words, jnp.uint32(_OUTSIDE)), pool, count)
+    return _lowest(words, pool, count, bits=32)
 
 
-def _lowest(words: jax.Array, pool: jax.Array | None, count: jax.Array) -> jax.Array:
-    """Picks the lowest words. The pool is given if one of its words can be that outside it."""
-    return lax.platform_dependent(
-        words, pool, count, cpu=lowest_by_bisection, default=lowest_by_sorting
-    )
+def _lowest(words: jax.Array, pool: jax.Array, count: jax.Array, *, bits: int) -> jax.Array:
+    """Picks the lowest words, of so many bits. One of 32 may be the word of the tokens outside."""
+    words = jnp.where(pool, words, jnp.uint32(_OUTSIDE))
+    return lax.platform_dependent(words, pool, count, **_WAYS[bits])
 
 
-def lowest_by_sorting(words: jax.Array, pool: jax.Array | None, count: jax.Array) -> jax.Array:
+def lowest_by_sorting(words: jax.Array, pool: jax.Array, count: jax.Array, bits: int) -> jax.Array:
     """Ranks all words by two sorts, the second of which undoes the first."""
     number = lax.iota(jnp.int32, words.size)
-    keys = (words,) if pool is None else (words, ~pool)
+    keys = (words, ~pool) if bits == 32 else (words,)
     *_, order = lax.sort((*keys, number), num_keys=len(keys), is_stable=True)
     _, rank = lax.sort((order, number), num_keys=1)
     return rank < count
 
 
-def lowest_by_bisection(words: jax.Array, pool: jax.Array | None, count: jax.Array) -> jax.Array:
+def lowest_by_bisection(
+    words: jax.Array, pool: jax.Array, count: jax.Array, bits: int
+) -> jax.Array:
     """Finds the word below which all are picked, then among those equal to it the token."""
-    word = _threshold(words, count, bits=31 if pool is None else 32)
+    word = _threshold(words, count, bits=bits)
     below, is_equal = words < word, words == word
-    if pool is not None:
+    if bits == 32:
         is_equal &= pool
     number = lax.iota(jnp.uint32, words.size)
     equal = jnp.where(is_equal, number, jnp.uint32(_OUTSIDE))
     missing = count - jnp.sum(below, dtype=jnp.int32)
     return below | (equal < _threshold(equal, missing, bits=words.size.bit_length()))
+
+
+_WAYS = {
+    bits: {
+        "cpu": functools.partial(lowest_by_bisection, bits=bits),
+        "default": functools.partial(lowest_by_sorting, bits=bits),
+    }
+    for bits in (31, 32)
+}
+"""Made once, because JAX traces a function that it knows only once."""
 
 
 def _threshold(words: jax.Array, count: jax.Array, *, bits: int) -> jax.Array:
@@ -78,7 +94,7 @@ def _threshold(words: jax.Array, count: jax.Array, *, bits: int) -> jax.Array:
         fits = jnp.sum(words < higher, dtype=dtype) <= count.astype(dtype)
         return jnp.where(fits, higher, threshold), None
 
-    start = _tracing.vary_as(jnp.uint32(0), words, count)
+    start = _meshes.vary_as(jnp.uint32(0), words, count)
     highest_first = jnp.uint32(1) << lax.iota(jnp.uint32, bits)[::-1]
     threshold, _ = lax.scan(try_bit, start, highest_first)
     return threshold
@@ -86,18 +102,18 @@ def _threshold(words: jax.Array, count: jax.Array, *, bits: int) -> jax.Array:
 
 def at_places(places: jax.Array, size: int) -> jax.Array:
     """Marks places, of which `size` is none: int32[n] to bool[size]."""
-    none = _tracing.vary_as(jnp.zeros(size + 1, bool), places)
+    none = _meshes.vary_as(jnp.zeros(size + 1, bool), places)
     return none.at[places].set(True, mode="promise_in_bounds")[:-1]
 
 
 def clip_count(
     key: jax.Array,
-    mask: _check.Array,
+    mask: Array,
     *,
-    exactly: _check.Count | None = None,
-    minimum: _check.Count = 0,
-    maximum: _check.Count | None = None,
-    among: _check.Array | None = None,
+    exactly: Count | None = None,
+    minimum: Count = 0,
+    maximum: Count | None = None,
+    among: Array | None = None,
 ) -> jax.Array:
     """Adds or removes single random tokens, so that the count of True ones is exact or bounded.
 
@@ -166,7 +182,7 @@ def clip(
     key: jax.Array, mask: jax.Array, among: jax.Array | None, minimum: Any, maximum: Any
 ) -> jax.Array:
     """Clips a count: `clip_count` without its checks."""
-    minimum, maximum = (_counts.clamp(bound, 0, mask.size) for bound in (minimum, maximum))
+    minimum, maximum = (_check.clamp(bound, 0, mask.size) for bound in (minimum, maximum))
     chosen = mask.reshape(-1)
     others = ~chosen if among is None else among.reshape(-1) & ~chosen
     count = jnp.sum(chosen, dtype=jnp.int32)

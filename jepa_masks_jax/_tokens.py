@@ -295,6 +295,7 @@ def check_indices(name: str, indices: Any) -> None:
 
 
 def _check_tokens(tokens: Any, count: int, advice: str) -> None:
+    _check.refuse_foreign("tokens", tokens)
     if not _check.is_array(tokens):
         raise TypeError(
             f"tokens must be an array of shape [..., {count}, D], got {_check.brief(tokens)}"
@@ -346,7 +347,9 @@ def _static_number(fill: Any, tokens: Any) -> bytes | None:
         return None
     held = _as_held(fill, dtype)
     if held is None:
-        raise ValueError(f"fill must be a number that {dtype} tokens can hold, got {fill!r}")
+        raise ValueError(
+            f"fill must be a number that {dtype} tokens can hold, got {_check.brief(fill)}"
+        )
     return held.tobytes()
 
 

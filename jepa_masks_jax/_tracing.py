@@ -1,48 +1,66 @@
-"""What JAX asks of traced code: one way to jit, plans made while tracing, shardings that agree."""
+"""One way to jit a function that is made anew at every call, and plans made while tracing."""
 
 import functools
-import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 
-from jepa_masks_jax import _check
+from jepa_masks_jax import _check, _meshes
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Plan = TypeVar("Plan")
 
 
 def jit(function: Function) -> Function:
-    """Jits a function, also one that is made anew at every call of a strategy.
+    """Jits a function that a strategy makes at every call, without compiling it at every call.
 
-    What the function closes over is static, and so must be hashable: functions of the same code
-    that close over equal values are one program. A positional argument is traced if it is a pytree
-    of nothing but arrays, and else static too.
+    What the function closes over is static. An argument is traced if it is a pytree of nothing but
+    arrays, and else static too. JAX knows a function by its identity; here functions of the same
+    code with equal static values of equal types are one program.
+
+    Raises:
+        TypeError: if the function has default arguments, or if a static value is not a number, a
+            string, None or a tuple of such.
     """
-    closed_over = tuple(cell.cell_contents for cell in function.__closure__ or ())
-    programs = _programs(function.__code__, closed_over)
+    code, cells = function.__code__, function.__closure__ or ()
+    name = code.co_qualname.partition(".")[0]
+    if function.__defaults__ or function.__kwdefaults__:
+        raise TypeError(f"the inner function of {name} must not have default arguments")
+    values = {key: cell.cell_contents for key, cell in zip(code.co_freevars, cells, strict=True)}
+    closed_over = tuple(_static(f"{key} in {name}", value) for key, value in values.items())
 
     def call(*args: Any) -> Any:
         args = tuple(jnp.asarray(arg) if hasattr(arg, "__jax_array__") else arg for arg in args)
-        static = tuple(i for i, arg in enumerate(args) if not _holds_arrays(arg))
-        if static not in programs:
-            function.__name__ = function.__qualname__.partition(".")[0]  # what a profiler shows
-            programs[static] = jax.jit(function, static_argnums=static)
-        return programs[static](*args)
+        places = tuple(i for i, arg in enumerate(args) if not _holds_arrays(arg))
+        passed = tuple(_static(f"argument {i} in {name}", args[i]) for i in places)
+        program = _program(function.__module__, code, closed_over, places, passed)
+        if not program:
+            function.__name__ = name  # what a profiler shows
+            program.append(jax.jit(function, static_argnums=places))
+        return program[0](*args)
 
     return call  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=4096)  # as many as JAX keeps
-def _programs(code: types.CodeType, closed_over: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
-    """Returns the jitted functions of one code and what it closes over, by their static places."""
-    if any(_holds_arrays(value) or callable(value) for value in closed_over):
-        raise TypeError(f"{code.co_qualname} must not close over an array or a function")
-    return {}
+def _program(*known_by: Any) -> list[Callable[..., Any]]:
+    """Returns a list for the one program that is known by these values, empty at first."""
+    return []
+
+
+def _static(name: str, value: Any) -> Any:
+    """Returns a value with its types, because 1, 1.0 and True are equal and yet three programs."""
+    if isinstance(value, tuple):
+        return type(value), *(_static(name, item) for item in value)
+    if not (value is None or isinstance(value, int | float | str | bytes)):
+        raise TypeError(
+            f"{name} must be a number, a string, None or a tuple of such, which are static, got "
+            f"{_check.brief(value)}; pass an array as an argument"
+        )
+    return type(value), value
 
 
 def _holds_arrays(arg: Any) -> bool:
@@ -62,28 +80,5 @@ def planned(plan: Callable[..., Plan], size: Any, *options: Any, largest: int = 
     columns, structure = jax.tree.flatten(plan(sizes, *options))
     columns = [np.broadcast_to(column, sizes.shape).astype(np.int32) for column in columns]
     table = np.stack(columns, axis=1)
-    row = table[0].tolist() if is_static else list(gather(table, size))
+    row = table[0].tolist() if is_static else list(_meshes.gather(table, size))
     return jax.tree.unflatten(structure, row)
-
-
-def vary_as(constant: Any, *arrays: jax.Array) -> jax.Array:
-    """Returns a constant that varies over the devices of a mesh as the arrays do.
-
-    `shard_map` takes a constant for the same on every device. It refuses one as the start of a
-    carry that varies, and as an operand beside one that does. XLA drops what is added here.
-    """
-    constant = jnp.asarray(constant)
-    for array in arrays:
-        constant += (array.reshape(-1)[0] & 0).astype(constant.dtype)
-    return constant
-
-
-def gather(table: np.ndarray, index: jax.Array) -> jax.Array:
-    """Returns entries of a constant table: int32[n, *m] and int32[*k] to int32[*k, *m].
-
-    Explicit axes of a mesh refuse to gather from a constant. There the table is made to vary as the
-    index does, which elsewhere would copy it for every sample.
-    """
-    is_explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    constant = jnp.asarray(table)
-    return (vary_as(constant, index) if is_explicit else constant)[index]

@@ -9,25 +9,27 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jepa_masks_jax import _check, _counts, _tracing
+from jepa_masks_jax import _check, _tracing
+from jepa_masks_jax._check import Grid, Within
 
 
 class RealPart(NamedTuple):
-    """The first rows and columns of a static grid: their sides are ints, or int32[] if traced."""
+    """The first rows and columns of a static grid, as far as the real sides reach."""
 
     grid: tuple[int, ...]
-    sides: tuple[Any, ...]
+    within: tuple[Any, ...]
+    """The real sides: ints, or int32[] if they are traced."""
 
     @property
     def tokens(self) -> Any:
         """The count of real tokens."""
-        return math.prod(self.sides)
+        return math.prod(self.within)
 
     @property
     def inside(self) -> jax.Array:
         """True at the real tokens: bool[*grid]."""
         inside = jnp.ones(self.grid, bool)
-        for axis, (side, length) in enumerate(zip(self.sides, self.grid, strict=True)):
+        for axis, (side, length) in enumerate(zip(self.within, self.grid, strict=True)):
             if not isinstance(side, int) or side < length:
                 inside &= self._at(axis) < side
         return inside
@@ -37,7 +39,7 @@ class RealPart(NamedTuple):
         """The place of each real token in row-major order: int32[*grid], -1 outside."""
         place = self._at(0)
         for axis in range(1, len(self.grid)):
-            place = place * self.sides[axis] + self._at(axis)
+            place = place * self.within[axis] + self._at(axis)
         return jnp.where(self.inside, place, -1)
 
     def own(self, words: jax.Array) -> jax.Array:
@@ -55,11 +57,11 @@ def real_part(grid: tuple[int, ...], within: Any) -> RealPart:
     """Returns the whole grid, or the part of it whose sides are clamped into `[1, side]`."""
     if within is None:
         return RealPart(grid, grid)
-    sides = (_counts.clamp(within[axis], 1, side) for axis, side in enumerate(grid))
-    return RealPart(grid, tuple(sides))
+    clamped = (_check.clamp(within[axis], 1, length) for axis, length in enumerate(grid))
+    return RealPart(grid, tuple(clamped))
 
 
-def inside(grid: _check.Grid, within: _check.Within) -> jax.Array:
+def inside(grid: Grid, within: Within) -> jax.Array:
     """Marks the real tokens of a padded grid.
 
     The context of a strategy that returns one mask is `inside(grid, within) & ~target`.
@@ -80,7 +82,7 @@ def inside(grid: _check.Grid, within: _check.Within) -> jax.Array:
         >>> inside((2, 4), within=(1, 3)).tolist()
         [[True, True, True, False], [False, False, False, False]]
     """
-    grid = _check.grid(grid, ranks=(1, 2, 3, 4))
+    grid = _check.grid(grid, (1, 2, 3, 4))
 
     @_tracing.jit
     def marked(within: Any) -> jax.Array:

@@ -548,7 +548,7 @@ REFUSALS = [
     # Tokens that are taken and put back.
     value_error(r"\bindices\b.*jax\.vmap", take, BATCHED),
     value_error(r"\bindices\b.*jax\.vmap", jm.take_tokens, TOKENS[None], BATCHED),
-    value_error(r"indices must be one index list or row.*jax\.vmap", put, BATCHED),
+    value_error(r"indices must be one index list.*jax\.vmap", put, BATCHED),
     *(
         type_error(r"\bindices\b", take, wrong)
         for wrong in (tuple(INDICES), INDICES.indices, MASK, None)

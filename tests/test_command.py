@@ -663,11 +663,11 @@ def test_without_matplotlib_there_is_text_and_no_picture(capsys, monkeypatch):
     fresh.main(["object_mask", "--batch", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "object_mask 7, 2 masks"
-    assert lines[-1] == "No picture written: install matplotlib."
+    assert lines[-1] == "No picture written: pip install 'jepa_masks_jax[plot]'"
     assert os.listdir() == []
     with pytest.raises(SystemExit):
         fresh.main(["block_mask", "--image", "photo.png"])
-    assert capsys.readouterr().err.endswith("error: argument --image: install matplotlib\n")
+    assert capsys.readouterr().err.endswith("--image: pip install 'jepa_masks_jax[plot]'\n")
 
 
 def help_of(columns, capsys, monkeypatch):

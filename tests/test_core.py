@@ -491,5 +491,5 @@ def test_functions_of_equal_code_and_values_share_a_program():
 
 @pytest.mark.parametrize("factor", [np.ones(2), jnp.ones(2), abs], ids=["NumPy", "JAX", "function"])
 def test_a_function_that_closes_over_what_would_not_be_static_is_refused(factor):
-    with pytest.raises(TypeError, match=r"close over an array or a function|unhashable"):
+    with pytest.raises(TypeError, match="factor in times must be a number"):
         times(factor)

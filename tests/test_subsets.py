@@ -73,8 +73,11 @@ def every_way(words, pool, count):
     """By 31 bits without a pool, and by all bits with it, in both ways."""
     high = jnp.where(pool, words >> 1, jnp.uint32(_OUTSIDE))
     full = jnp.where(pool, words, jnp.uint32(_OUTSIDE))
-    of_31_bits = [random_subset(words, pool, count), *(way(high, None, count) for way in _WAYS)]
-    return of_31_bits, [way(full, pool, count) for way in _WAYS]
+    of_31_bits = [
+        random_subset(words, pool, count),
+        *(way(high, pool, count, bits=31) for way in _WAYS),
+    ]
+    return of_31_bits, [way(full, pool, count, bits=32) for way in _WAYS]
 
 
 _TOKENS = [3, 4, 6, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65]
@@ -105,7 +108,7 @@ def test_every_subset_of_the_pool_is_equally_likely(pool, count):
 
 
 def without_pool(way, words, count):
-    return way(words, None, count)
+    return way(words, None, count, bits=31)
 
 
 def _scanned(way, words, count):

@@ -10,16 +10,17 @@ import numpy as np
 from jax import lax
 
 from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing
+from jepa_masks_jax._check import Grid, Int, Range
 from jepa_masks_jax._draws import Uniform
 
 
 def block_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    num_targets: _check.Int = 4,
-    target_scale: _check.Range = (0.15, 0.2),
-    target_aspect_ratio: _check.Range = (0.75, 1.5),
+    num_targets: Int = 4,
+    target_scale: Range = (0.15, 0.2),
+    target_aspect_ratio: Range = (0.75, 1.5),
 ) -> jax.Array:
     """Samples rectangles whose total area is a fraction of the image; a port of jepa-rs.
 
@@ -62,7 +63,7 @@ def block_mask(
         >>> mask.shape, mask.dtype
         ((14, 14), dtype('bool'))
     """
-    key, grid = _check.key(key), _check.grid(grid, whole_frames=True)
+    key, grid = _check.key(key), _check.grid(grid, (2, 3), whole_frames=True)
     num_targets = _check.block_count("num_targets", num_targets)
     scale = _check.pair("target_scale", target_scale, _check.scale)
     aspect_ratio = _check.pair("target_aspect_ratio", target_aspect_ratio, _check.positive)

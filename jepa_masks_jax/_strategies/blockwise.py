@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _boxes, _check, _counts, _draws, _sizes, _subsets, _tracing
+from jepa_masks_jax import _boxes, _check, _counts, _draws, _meshes, _sizes, _subsets, _tracing
+from jepa_masks_jax._check import CountOrRange, Grid, Int, Range, Real
 
 _TRIES = 24
 """The smallest count of tries that completes as few tokens at random as the authors' loops."""
@@ -35,13 +36,13 @@ class _State(NamedTuple):
 
 def blockwise_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    mask_ratio: _check.Real | _check.Range | None = None,
-    num_masked: _check.CountOrRange | None = None,
-    min_block: _check.Int = 16,
-    max_block: _check.Int | None = None,
-    aspect_ratio: _check.Range = (0.3, 1 / 0.3),
+    mask_ratio: Real | Range | None = None,
+    num_masked: CountOrRange | None = None,
+    min_block: Int = 16,
+    max_block: Int | None = None,
+    aspect_ratio: Range = (0.3, 1 / 0.3),
 ) -> jax.Array:
     """Samples random blocks, topped up to an exact count, as BEiT and DINOv2 mask images.
 
@@ -78,14 +79,13 @@ def blockwise_mask(
         ValueError: if an option is out of its range.
 
     Notes:
-        Few blocks fit in a thin grid. On 4x128 with `min_block=4` most tokens are therefore single
-        random ones, and 28 % have no masked neighbor, as in the authors' code. There set
-        `aspect_ratio` to that of the grid: with `(0.02, 0.3)` it is 0.4 %.
+        Few blocks fit in a thin grid. On 4x128 with `mask_ratio=0.3, min_block=4` most tokens are
+        therefore single random ones, and 28 % have no masked neighbor, as in the authors' code.
+        There set `aspect_ratio` to that of the grid: with `(0.02, 0.3)` it is 0.5 %.
 
         Areas are sampled in sixteenths of a token, aspect ratios from 1,024 equally likely values.
         With the settings of BEiT, iBOT, DINOv2 and DINOv3 random completion adds 0.05 to 0.6 tokens
-        to a mask on average. The authors' loops stop
-        that many tokens short.
+        to a mask on average. The authors' loops stop that many tokens short.
 
     Source:
         Bao et al. (2022), "BEiT: BERT Pre-Training of Image Transformers", section 2.3;
@@ -98,11 +98,11 @@ def blockwise_mask(
         >>> mask.shape, int(mask.sum())
         ((14, 14), 75)
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(2,))
+    key, grid = _check.key(key), _check.grid(grid, (2,))
     if min(grid) < 2:
         raise ValueError(f"grid must be at least 2 along each side, got {grid}")
     tokens = math.prod(grid)
-    masked = _check.masked(mask_ratio, num_masked, tokens)
+    masked = _counts.masked(mask_ratio, num_masked, tokens)
     min_block = _check_area("min_block", min_block, tokens)
     max_block = tokens if max_block is None else _check_area("max_block", max_block, tokens)
     if min_block > max_block:
@@ -128,9 +128,8 @@ def blockwise_mask(
             aspect, area_word, *corner_words = tried
             rest = jnp.minimum(state.missing, max_block)
             smallest, largest = jnp.minimum(min_block, rest), jnp.maximum(min_block, rest)
-            area = _PER_TOKEN * smallest + _draws.below(
-                area_word, _PER_TOKEN * (largest - smallest)
-            )
+            steps = _PER_TOKEN * (largest - smallest)
+            area = _PER_TOKEN * smallest + _draws.below(area_word, steps)
             height, width = _sizes.traced_sides(area, aspect, unit, _PER_TOKEN)
             fits = (height > 0) & (height < grid[0]) & (width > 0) & (width < grid[1])
             new = _boxes.place_each(corner_words, (height, width), grid, grid) & ~state.mask
@@ -143,10 +142,9 @@ def blockwise_mask(
             ), None
 
         start = _State(jnp.zeros(grid, bool), count, jnp.int32(0))
-        start = _State(*(_tracing.vary_as(initial, words, count) for initial in start))
+        start = _State(*(_meshes.vary_as(initial, words, count) for initial in start))
         state, _ = lax.scan(try_block, start, (aspects, *other_words), unroll=_UNROLL)
-        free = ~state.mask.reshape(-1)
-        added = _subsets.random_subset(token_words, free, state.missing)
+        added = _subsets.random_subset(token_words, ~state.mask.reshape(-1), state.missing)
         return state.mask | added.reshape(grid)
 
     return sample(key, masked)
@@ -156,7 +154,7 @@ def _check_area(name: str, area: Any, tokens: int) -> int:
     area = _check.integer(name, area)
     if area > tokens:
         raise ValueError(
-            f"{name} must be in [1, {tokens}], the tokens of the grid, got {area}; pass a smaller "
-            f"{name} if it is the default or a preset's"
+            f"{name} must be in [1, {tokens}], the tokens of the grid, got {area}; "
+            f"pass a smaller {name} if it is the default or a preset's"
         )
     return area

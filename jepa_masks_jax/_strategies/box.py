@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa_masks_jax import _boxes, _check, _draws, _tracing, _within
+from jepa_masks_jax._check import Grid, Int, IntRange, Within
 
 
 def box_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    num_boxes: _check.Int,
-    extent: Sequence[_check.Int | _check.IntRange | None] | np.ndarray,
+    num_boxes: Int,
+    extent: Sequence[Int | IntRange | None] | np.ndarray,
     placement: Literal["inside", "centered"] = "inside",
-    within: _check.Within | None = None,
+    within: Within | None = None,
 ) -> jax.Array:
     """Samples a union of boxes of given sizes: spans, strips, cubes, for a strategy of your own.
 
@@ -70,22 +71,20 @@ def box_mask(
         >>> mask.shape, bool((mask.any(1) == mask.all(1)).all())
         ((64, 8), True)
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
+    key, grid = _check.key(key), _check.grid(grid, (1, 2, 3, 4))
     num_boxes = _check.block_count("num_boxes", num_boxes)
     extent = _check_extent(extent, grid)
-    renamed = {"centred": "centered"}
-    placements = ("inside", "centered")
-    centered = _check.choice("placement", placement, placements, renamed) == "centered"
+    centered = _check.choice("placement", placement, "inside", "centered") == "centered"
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
         part, rank = _within.real_part(grid, within), len(grid)
-        largest = [grid[i] if pair is None else pair[1] for i, pair in enumerate(extent)]
-        may_be_full = within is not None or _boxes.can_cover(num_boxes, largest, grid)
+        longest = [grid[i] if pair is None else pair[1] for i, pair in enumerate(extent)]
+        may_be_full = within is not None or _boxes.can_cover(num_boxes, longest, grid)
         words, last_word = _boxes.words_of_boxes(key, num_boxes, 2 * rank, may_be_full=may_be_full)
         sides, starts = [], []
         for side_words, place_words, pair, length in zip(
-            words[:rank], words[rank:], extent, part.sides, strict=True
+            words[:rank], words[rank:], extent, part.within, strict=True
         ):
             side = jnp.minimum(_draws.between(side_words, *(pair or (length, length))), length)
             if centered and pair is not None:
@@ -105,9 +104,9 @@ def _check_extent(extent: Any, grid: tuple[int, ...]) -> tuple[tuple[int, int] |
     example = ((2, 4),) * len(grid)
     meaning = f"one entry for each axis, {len(grid)} in all, such as {example}"
     if not _check.is_sequence(extent) and getattr(extent, "ndim", 0) != 2:
-        raise TypeError(f"extent must have {meaning}, got {extent!r}")
+        raise TypeError(f"extent must have {meaning}, got {_check.brief(extent)}")
     if len(extent) != len(grid):
-        raise ValueError(f"extent must have {meaning}, got {extent!r}")
+        raise ValueError(f"extent must have {meaning}, got {_check.brief(extent)}")
     return tuple(
         None if sides is None else _check.one_or_pair(f"extent[{i}]", sides, _check.side)
         for i, sides in enumerate(extent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -10,23 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa_masks_jax import _boxes, _check, _draws, _sizes, _subsets, _tracing, _within
-from jepa_masks_jax._draws import Uniform
+from jepa_masks_jax._check import Grid, Int, Range, Within
 from jepa_masks_jax._sizes import JepaBlocks
 from jepa_masks_jax._types import ContextTargetMasks
 
 
 def ijepa_masks(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    num_targets: _check.Int = 4,
-    target_scale: _check.Range = (0.15, 0.2),
-    target_aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
-    context_scale: _check.Range = (0.85, 1.0),
-    min_keep: _check.Int = 10,
+    num_targets: Int = 4,
+    target_scale: Range = (0.15, 0.2),
+    target_aspect_ratio: Range = _sizes.JEPA_ASPECT_RATIO,
+    context_scale: Range = (0.85, 1.0),
+    min_keep: Int = 10,
     allow_overlap: bool = False,
     sampling: Literal["independent", "reference"] = "independent",
-    within: _check.Within | None = None,
+    within: Within | None = None,
 ) -> ContextTargetMasks:
     """Samples I-JEPA's masks: a few target blocks, and a large context block without their tokens.
 
@@ -118,10 +119,11 @@ def ijepa_masks(
         >>> jax.vmap(sample)(keys, sizes).context.shape
         (2, 16, 16)
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2))
+    key, grid = _check.key(key), _check.grid(grid, (1, 2))
     min_keep = _check.integer("min_keep", min_keep)
-    scales = target_scale, target_aspect_ratio, context_scale
-    options = _check_options(grid, num_targets, *scales, allow_overlap, sampling)
+    options = _check_options(
+        grid, num_targets, target_scale, target_aspect_ratio, context_scale, allow_overlap, sampling
+    )
     within = _check.within(within, grid)
     if within is not None and options.reference:
         raise ValueError("within needs sampling='independent', got sampling='reference'")
@@ -130,7 +132,10 @@ def ijepa_masks(
     def sample(key: jax.Array, within: Any) -> ContextTargetMasks:
         _refuse_min_keep(grid, options, min_keep)
         part = _within.real_part(grid, within)
-        room, keep_area = options.room(part.sides), not options.reference
+        room = options.room(part.within)
+        sample_sides = functools.partial(
+            _sizes.sample_jepa_sides, room=room, keep_area=not options.reference
+        )
         target_blocks, context_blocks = _tracing.planned(
             _plan, part.tokens, options, largest=math.prod(grid)
         )
@@ -139,13 +144,9 @@ def ijepa_masks(
         corner_words = words[4:].reshape(-1, len(grid)).T
         if options.reference:
             aspect_word = count_word
-        target_sides = _sizes.sample_jepa_sides(
-            count_word, aspect_word, target_blocks, room, keep_area=keep_area
-        )
-        # A square has one aspect ratio, so its word does not count.
-        context_sides = _sizes.sample_jepa_sides(
-            context_word, context_word, context_blocks, room, keep_area=keep_area
-        )
+        target_sides = sample_sides(count_word, aspect_word, target_blocks)
+        # The context is a square whatever its second word.
+        context_sides = sample_sides(context_word, context_word, context_blocks)
         targets = _boxes.place_each(corner_words[:, :-1], target_sides, room, grid)
         context = _boxes.place_each(corner_words[:, -1], context_sides, room, grid)
         if options.allow_overlap:
@@ -173,13 +174,13 @@ class IjepaCounts(NamedTuple):
 
 
 def ijepa_counts(
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    num_targets: _check.Int = 4,
-    target_scale: _check.Range = (0.15, 0.2),
-    target_aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
-    context_scale: _check.Range = (0.85, 1.0),
-    min_keep: _check.Int = 10,
+    num_targets: Int = 4,
+    target_scale: Range = (0.15, 0.2),
+    target_aspect_ratio: Range = _sizes.JEPA_ASPECT_RATIO,
+    context_scale: Range = (0.85, 1.0),
+    min_keep: Int = 10,
     allow_overlap: bool = False,
     sampling: Literal["independent", "reference"] = "independent",
 ) -> IjepaCounts:
@@ -218,9 +219,10 @@ def ijepa_counts(
         IjepaCounts(min_keep=28, target_min=24, target_max=42)
     """
     del min_keep
-    grid = _check.grid(grid, ranks=(1, 2))
-    scales = target_scale, target_aspect_ratio, context_scale
-    options = _check_options(grid, num_targets, *scales, allow_overlap, sampling)
+    grid = _check.grid(grid, (1, 2))
+    options = _check_options(
+        grid, num_targets, target_scale, target_aspect_ratio, context_scale, allow_overlap, sampling
+    )
     return _allowed_counts(grid, options)
 
 
@@ -247,9 +249,7 @@ def _check_options(
     allow_overlap: Any,
     sampling: Any,
 ) -> _Options:
-    sampling = _check.choice(
-        "sampling", sampling, ("independent", "reference"), renamed={"paper": "independent"}
-    )
+    sampling = _check.choice("sampling", sampling, "independent", "reference")
     if sampling == "reference" and (len(grid) < 2 or min(grid) < 2):
         raise ValueError(
             f"grid must be (height, width), each at least 2, for sampling='reference', got {grid}"
@@ -270,7 +270,7 @@ def _plan(tokens: np.ndarray, options: _Options) -> tuple[JepaBlocks, JepaBlocks
     """Plans the targets and the context."""
     aspect_ratio = options.target_aspect_ratio
     counts = _draws.uniform(*(tokens * scale for scale in options.context_scale))
-    square = None if aspect_ratio is None else Uniform(1, 1, 1)
+    square = None if aspect_ratio is None else _sizes.SQUARE
     return (
         _sizes.jepa_blocks(tokens, "target_aspect_ratio", options.target_scale, aspect_ratio),
         JepaBlocks(counts, square),

@@ -10,15 +10,16 @@ import numpy as np
 from jax import lax
 
 from jepa_masks_jax import _check, _counts, _draws, _sizes, _tracing
+from jepa_masks_jax._check import Grid, Int, Range, Real
 
 
 def inverse_block_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    mask_ratio: _check.Real | None = None,
-    num_masked: _check.Int | None = None,
-    aspect_ratio: _check.Range = (0.5, 2.0),
+    mask_ratio: Real | None = None,
+    num_masked: Int | None = None,
+    aspect_ratio: Range = (0.5, 2.0),
     roll: bool = True,
 ) -> jax.Array:
     """Samples one block of visible tokens and masks everything else, as CAPI does.
@@ -68,22 +69,23 @@ def inverse_block_mask(
         >>> mask.shape, int(mask.sum())
         ((14, 14), 127)
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(2,))
+    key, grid = _check.key(key), _check.grid(grid, (2,))
     tokens = math.prod(grid)
     if mask_ratio is not None:
         mask_ratio = _check.fraction("mask_ratio", mask_ratio)
     if num_masked is not None:
         num_masked = _check.integer("num_masked", num_masked, 1, tokens - 1)
-    masked = _check.masked(mask_ratio, num_masked, tokens)
+    masked = _counts.masked(mask_ratio, num_masked, tokens)
     count = int(_counts.masked_range(tokens, masked)[0])
     low, high = _check.pair("aspect_ratio", aspect_ratio, _check.positive)
     roll = _check.flag("roll", roll)
     visible, (height, width) = tokens - count, grid
-    lowest, highest = max(low, visible / width**2), min(high, height**2 / visible)
+    lowest_fit, highest_fit = visible / width**2, height**2 / visible
+    lowest, highest = max(low, lowest_fit), min(high, highest_fit)
     if lowest > highest:
         raise ValueError(
             f"aspect_ratio must allow a block of {visible} visible tokens that fits in the grid "
-            f"{grid}, from {visible / width**2:g} to {height**2 / visible:g}; got {aspect_ratio!r}"
+            f"{grid}, from {lowest_fit:g} to {highest_fit:g}; got {low:g} to {high:g}"
         )
 
     @_tracing.jit
@@ -98,8 +100,8 @@ def inverse_block_mask(
             at = lax.broadcasted_iota(jnp.int32, grid, axis)
             return lax.rem(at - start + length, jnp.int32(length))
 
-        row, column, width = from_start(0), from_start(1), sides[1]
-        return ~((column < width) & (row * width + column < visible))
+        row, column, block_width = from_start(0), from_start(1), sides[1]
+        return ~((column < block_width) & (row * block_width + column < visible))
 
     return sample(key)
 

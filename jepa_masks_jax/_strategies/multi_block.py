@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jepa_masks_jax import _boxes, _check, _sizes, _tracing
+from jepa_masks_jax._check import Grid, Int, Real
 
 
 def multi_block_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    mask_ratio: _check.Real = 0.5,
-    num_blocks: _check.Int = 4,
+    mask_ratio: Real = 0.5,
+    num_blocks: Int = 4,
 ) -> jax.Array:
     """Samples equal squares whose areas sum to about `mask_ratio` of a frame; a port of jepa-rs.
 
@@ -54,7 +55,7 @@ def multi_block_mask(
         >>> mask.shape, mask.dtype
         ((14, 14), dtype('bool'))
     """
-    key, grid = _check.key(key), _check.grid(grid, whole_frames=True)
+    key, grid = _check.key(key), _check.grid(grid, (2, 3), whole_frames=True)
     mask_ratio = _check.fraction("mask_ratio", mask_ratio)
     num_blocks = _check.block_count("num_blocks", num_blocks)
     frame = grid[-2:]

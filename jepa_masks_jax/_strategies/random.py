@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from jepa_masks_jax import _check, _counts, _draws, _subsets, _tracing, _within
+from jepa_masks_jax._check import Array, CountOrRange, Grid, Int, Range, Real, Within
 
 
 def random_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    mask_ratio: _check.Real | _check.Range | None = None,
-    num_masked: _check.CountOrRange | None = None,
-    cell: _check.Grid | None = None,
-    within: _check.Within | None = None,
-    among: _check.Array | None = None,
+    mask_ratio: Real | Range | None = None,
+    num_masked: CountOrRange | None = None,
+    cell: Grid | None = None,
+    within: Within | None = None,
+    among: Array | None = None,
 ) -> jax.Array:
     """Samples exactly `n` random tokens, or `n` random cells (e.g. 4x4 tokens), as MAE masks them.
 
@@ -87,23 +88,23 @@ def random_mask(
         >>> int(random_mask(jax.random.key(0), (14, 14), num_masked=count).sum())
         78
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3, 4))
+    key, grid = _check.key(key), _check.grid(grid, (1, 2, 3, 4))
     within, among = _check.within(within, grid), _check.among(among, grid)
     if cell is not None and (within is not None or among is not None):
         other = "among" if within is None else "within"
-        raise ValueError(f"cell must not be given together with {other}, got {cell!r}")
+        raise ValueError(f"cell must not be given together with {other}, got {_check.brief(cell)}")
     sides = (1,) * len(grid) if cell is None else _check_cell(cell, grid)
     cells = tuple(length // side for length, side in zip(grid, sides, strict=True))
-    masked = _check.masked(mask_ratio, num_masked, math.prod(cells))
+    masked = _counts.masked(mask_ratio, num_masked, math.prod(cells))
 
     @_tracing.jit
     def sample(key: jax.Array, masked: Any, within: Any, among: jax.Array | None) -> jax.Array:
-        part, largest = _within.real_part(cells, within), math.prod(cells)
+        part, most = _within.real_part(cells, within), math.prod(cells)
         pool = part.inside if among is None else part.inside & among
         eligible = part.tokens if among is None else jnp.sum(pool, dtype=jnp.int32)
-        words = _draws.random_words(key, largest + 1)
+        words = _draws.random_words(key, most + 1)
         count_word = words[part.tokens]
-        count = _counts.sample_masked(count_word, eligible, masked, largest=largest)
+        count = _counts.sample_masked(count_word, eligible, masked, largest=most)
         mask = _subsets.random_subset(part.own(words).reshape(-1), pool.reshape(-1), count)
         mask = mask.reshape(cells)
         for axis, side in enumerate(sides):
@@ -113,7 +114,7 @@ def random_mask(
     return sample(key, masked, within, among)
 
 
-def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: _check.Real) -> jax.Array:
+def random_tube_mask(key: jax.Array, grid: Grid, *, mask_ratio: Real) -> jax.Array:
     """Samples random tokens of a frame and masks them in every frame, as VideoMAE does.
 
     Args:
@@ -138,17 +139,17 @@ def random_tube_mask(key: jax.Array, grid: _check.Grid, *, mask_ratio: _check.Re
         >>> mask.shape, int(mask.sum())
         ((8, 14, 14), 1408)
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(3,), whole_frames=True)
+    key, grid = _check.key(key), _check.grid(grid, (3,), whole_frames=True)
     ratio = _check.fraction("mask_ratio", mask_ratio)
     return random_mask(key, grid, mask_ratio=ratio, cell=(grid[0], 1, 1))
 
 
 def object_mask(
     key: jax.Array,
-    num_slots: _check.Int,
+    num_slots: Int,
     *,
-    num_masked: _check.CountOrRange = 2,
-    among: _check.Array | None = None,
+    num_masked: CountOrRange = 2,
+    among: Array | None = None,
 ) -> jax.Array:
     """Samples a random subset of object slots, as C-JEPA masks them.
 
@@ -192,5 +193,5 @@ def _check_cell(cell: Any, grid: tuple[int, ...]) -> tuple[int, ...]:
     sides = _check.sequence("cell", cell, (len(grid),), meaning)
     sides = tuple(_check.integer(f"cell[{i}]", side) for i, side in enumerate(sides))
     if any(length % side for length, side in zip(grid, sides, strict=True)) or sides == grid:
-        raise ValueError(f"cell must be {meaning}, got {cell!r}")
+        raise ValueError(f"cell must be {meaning}, got {_check.brief(cell)}")
     return sides

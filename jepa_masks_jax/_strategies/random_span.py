@@ -11,18 +11,19 @@ import numpy as np
 from jax import lax
 
 from jepa_masks_jax import _check, _counts, _draws, _subsets, _tracing, _within
+from jepa_masks_jax._check import Count, CountOrRange, Grid, Range, Real, Within
 
 
 def random_span_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    mask_ratio: _check.Real | _check.Range | None = None,
-    num_masked: _check.CountOrRange | None = None,
-    mean_span: _check.Real | None = None,
-    num_spans: _check.Count | None = None,
+    mask_ratio: Real | Range | None = None,
+    num_masked: CountOrRange | None = None,
+    mean_span: Real | None = None,
+    num_spans: Count | None = None,
     ends: Literal["free", "t5"] = "free",
-    within: _check.Within | None = None,
+    within: Within | None = None,
 ) -> jax.Array:
     """Samples exactly `n` tokens of a sequence in exactly `s` spans of random lengths.
 
@@ -65,8 +66,8 @@ def random_span_mask(
         bool[length], True at the target tokens. The context is its complement.
 
     Raises:
-        TypeError: if `key` is not a key, an option is of the wrong type, or both or neither of
-            `mask_ratio` and `num_masked`, or of `mean_span` and `num_spans`, are given.
+        TypeError: if `key` is not a key, an option is of the wrong type, or unless exactly one of
+            `mask_ratio` and `num_masked` and exactly one of `mean_span` and `num_spans` is given.
         ValueError: if an option is out of its range.
 
     Notes:
@@ -81,9 +82,6 @@ def random_span_mask(
             X    mask_ratio=0.5,  mean_span=3      mask_ratio=0.5,  mean_span=8
                  mask_ratio=0.15, mean_span=64     mask_ratio=0.5,  mean_span=64
             S    mask_ratio=0.25, num_spans=1
-
-        Masks from a two-state Markov chain along time, whose runs have geometric lengths, have the
-        same distribution once it is conditioned on both counts and on the ends.
 
     Source:
         Raffel et al. (2020), "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
@@ -127,10 +125,10 @@ def random_span_mask(
         >>> jax.vmap(sample)(keys, jnp.array([200, 75, 30])).sum(1).tolist()
         [190, 52, 29]
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
+    key, grid = _check.key(key), _check.grid(grid, (1,))
     (length,) = grid
-    masked = _check.masked(mask_ratio, num_masked, length)
-    is_t5 = _check.choice("ends", ends, ("free", "t5"), {}) == "t5"
+    masked = _counts.masked(mask_ratio, num_masked, length)
+    is_t5 = _check.choice("ends", ends, "free", "t5") == "t5"
     _check.exactly_one(mean_span=mean_span, num_spans=num_spans)
     if mean_span is not None:
         mean_span = _check.real("mean_span", mean_span, _NUM_SPANS_INSTEAD)
@@ -141,30 +139,44 @@ def random_span_mask(
 
     @_tracing.jit
     def sample(key: jax.Array, masked: Any, num_spans: Any, within: Any) -> jax.Array:
-        (length,) = _within.real_part(grid, within).sides
-        words = _draws.random_words(key, 2 * grid[0])
+        (real_length,) = _within.real_part(grid, within).within
+        words = _draws.random_words(key, 2 * length)
         # A word for each seam and each gap. Nothing is cut before the first token: its is free.
         seam_words, gap_words = words[::2], words[1::2]
-        count = _counts.sample_masked(seam_words[0], length, masked, largest=grid[0])
-        context = length - count
+        count = _counts.sample_masked(seam_words[0], real_length, masked, largest=length)
+        context = real_length - count
         if mean_span is not None:
-            num_spans = _tracing.planned(_plan_spans, count, mean_span, largest=grid[0])
+            num_spans = _tracing.planned(_plan_spans, count, mean_span, largest=length)
         gaps = context if is_t5 else context + 1
-        spans = _counts.clamp(num_spans, 1, jnp.minimum(count, gaps))
-        place = lax.iota(jnp.int32, grid[0])
+        spans = _check.clamp(num_spans, 1, jnp.minimum(count, gaps))
+        place = lax.iota(jnp.int32, length)
         cut = _subsets.random_subset(seam_words, (place > 0) & (place < count), spans - 1)
         if is_t5:
             inner = (place > 0) & (place < context)
             gap = _subsets.random_subset(gap_words, inner, spans - 1) | (place == context)
         else:
             gap = _subsets.random_subset(gap_words, place <= context, spans)
-        # How many context tokens stand before each span, in order.
-        before = jnp.sort(jnp.where(gap, place, grid[0]))
-        moved = place + before[jnp.cumsum(cut, dtype=jnp.int32)]
-        moved = jnp.where(place < count, moved, grid[0])
-        return _subsets.at_places(moved, grid[0])
+        return _spread(cut, gap, count)
 
     return sample(key, masked, num_spans, _check.within(within, grid))
+
+
+def _spread(cut: jax.Array, gap: jax.Array, count: jax.Array) -> jax.Array:
+    """Marks the first `count` tokens after they are cut into spans and each span has its gap.
+
+    Args:
+        cut: bool[length], True at the first token of each span but the first.
+        gap: bool[length], True at the count of context tokens that stand before each span.
+        count: int32[].
+
+    Returns:
+        bool[length].
+    """
+    length = cut.size
+    place = lax.iota(jnp.int32, length)
+    before = jnp.sort(jnp.where(gap, place, length))
+    moved = place + before[jnp.cumsum(cut, dtype=jnp.int32)]
+    return _subsets.at_places(jnp.where(place < count, moved, length), length)
 
 
 _NUM_SPANS_INSTEAD = (

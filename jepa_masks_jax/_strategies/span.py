@@ -11,17 +11,18 @@ import numpy as np
 from jax import lax
 
 from jepa_masks_jax import _check, _draws, _subsets, _tracing, _within
+from jepa_masks_jax._check import Grid, Int, Real, Within
 from jepa_masks_jax._draws import Uniform
 
 
 def span_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    mask_ratio: _check.Real,
-    span: _check.Int,
+    mask_ratio: Real,
+    span: Int,
     overlap: bool = True,
-    within: _check.Within | None = None,
+    within: Within | None = None,
 ) -> jax.Array:
     """Samples a target of equally long spans of a sequence, such as speech frames.
 
@@ -76,44 +77,42 @@ def span_mask(
         >>> mask.shape, mask.dtype
         ((100,), dtype('bool'))
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(1,))
+    key, grid = _check.key(key), _check.grid(grid, (1,))
     (length,) = grid
     mask_ratio = _check.fraction("mask_ratio", mask_ratio)
-    longest = _check.integer("span", span, 1, length - 1)
+    span = _check.integer("span", span, 1, length - 1)
     overlap = _check.flag("overlap", overlap)
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
-        def plan(length: np.ndarray) -> tuple[Uniform, Any, Any]:
+        def plan(lengths: np.ndarray) -> tuple[Uniform, Any, Any]:
             """Plans the count of spans before it is rounded down, its maximum, and their length."""
             # Python's own integers, because the products may exceed 64 bits.
             numerator, denominator = Fraction(str(mask_ratio)).as_integer_ratio()
-            over, under = numerator * length.astype(object), denominator * longest
+            over, under = numerator * lengths.astype(object), denominator * span
             unit = _draws.finest_unit((over // under + 1).astype(int)).astype(object)
             spans = Uniform(over * unit // under, unit, unit)
-            return spans, np.maximum((length - 1) // longest, 1), np.minimum(longest, length - 1)
+            return spans, np.maximum((lengths - 1) // span, 1), np.minimum(span, lengths - 1)
 
-        (length,) = _within.real_part(grid, within).sides
-        spans, most, span = _tracing.planned(plan, length, largest=grid[0])
-        num_starts = length - span + 1
-        words = _draws.random_words(key, grid[0] + 1)
+        (real_length,) = _within.real_part(grid, within).within
+        spans, most, real_span = _tracing.planned(plan, real_length, largest=length)
+        num_starts = real_length - real_span + 1
+        words = _draws.random_words(key, length + 1)
         count = jnp.clip(spans.sample_floor(words[num_starts]), 1, most)
-        start = lax.iota(jnp.int32, grid[0])
+        start = lax.iota(jnp.int32, length)
         if overlap:
             starts = _subsets.random_subset(words[:-1], start < num_starts, count)
         else:
             # Choose single tokens of a shorter sequence, then stretch each chosen one to a span.
-            shift = span - 1
+            shift = real_span - 1
             places = start < num_starts - (count - 1) * shift
             chosen = _subsets.random_subset(words[:-1], places, count)
             number = jnp.cumsum(chosen, dtype=jnp.int32) - 1
-            moved = jnp.where(chosen, start + shift * number, grid[0])
-            starts = _subsets.at_places(moved, grid[0])
-        reached = lax.reduce_window(
-            starts, False, lax.bitwise_or, (longest,), (1,), ((longest - 1, 0),)
-        )
+            moved = jnp.where(chosen, start + shift * number, length)
+            starts = _subsets.at_places(moved, length)
+        reached = lax.reduce_window(starts, False, lax.bitwise_or, (span,), (1,), ((span - 1, 0),))
         # A span that is cut to a short sample is its only one, and ends before the window does.
-        last_stop = jnp.max(jnp.where(starts, start + span, 0))
+        last_stop = jnp.max(jnp.where(starts, start + real_span, 0))
         return reached & (start < last_stop)
 
     return sample(key, _check.within(within, grid))

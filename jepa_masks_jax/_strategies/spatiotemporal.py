@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa_masks_jax import _boxes, _check, _draws, _grids, _sizes, _tracing
+from jepa_masks_jax._check import Grid, Int, IntRange, Range
 from jepa_masks_jax._draws import Uniform
 
 
 def spatiotemporal_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    num_targets: _check.Int = 2,
-    temporal_extent: _check.IntRange = (2, 4),
-    spatial_scale: _check.Range = (0.1, 0.2),
+    num_targets: Int = 2,
+    temporal_extent: IntRange = (2, 4),
+    spatial_scale: Range = (0.1, 0.2),
 ) -> jax.Array:
     """Samples tubes, each a square over a run of frames; a port of jepa-rs.
 
@@ -62,7 +63,7 @@ def spatiotemporal_mask(
         >>> mask.shape, mask.dtype
         ((8, 14, 14), dtype('bool'))
     """
-    key, grid = _check.key(key), _check.grid(grid)
+    key, grid = _check.key(key), _check.grid(grid, (2, 3))
     num_targets = _check.block_count("num_targets", num_targets)
     extent = _check.pair("temporal_extent", temporal_extent, _check.side)
     scale = _check.pair("spatial_scale", spatial_scale, _check.scale)

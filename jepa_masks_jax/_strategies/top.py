@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jepa_masks_jax import _check, _counts, _draws, _subsets, _tracing
+from jepa_masks_jax import _check, _draws, _meshes, _subsets, _tracing
+from jepa_masks_jax._check import Array, Count
 
 _HIGHEST_BIT = np.uint32(2**31)
 
 
 def top_mask(
-    scores: _check.Array,
+    scores: Array,
     *,
-    num_masked: _check.Count,
-    among: _check.Array | None = None,
+    num_masked: Count,
+    among: Array | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """Masks the tokens with the highest scores: attention, loss, nearness, or random weights.
@@ -87,6 +88,7 @@ def top_mask(
         >>> int(jm.top_mask(-jnp.log(scores) + gumbel, num_masked=count).sum())
         182
     """
+    _check.refuse_foreign("scores", scores)
     dtype, shape = getattr(scores, "dtype", np.dtype(bool)), getattr(scores, "shape", ())
     is_number = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
     if not is_number or dtype.itemsize > 4:
@@ -104,10 +106,10 @@ def top_mask(
         scores: Any, num_masked: Any, among: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
         words = _descending_words(scores.reshape(-1))
-        everything = _tracing.vary_as(jnp.ones(words.shape, bool), words)
+        everything = _meshes.vary_as(jnp.ones(words.shape, bool), words)
         pool = everything if among is None else among.reshape(-1)
         eligible = jnp.sum(pool, dtype=jnp.int32)
-        count = _counts.clamp(num_masked, 0, eligible)
+        count = _check.clamp(num_masked, 0, eligible)
         mask = _subsets.lowest(words, pool, count)
         if key is not None:
             last_word = jnp.max(jnp.where(mask, words, jnp.uint32(0)))

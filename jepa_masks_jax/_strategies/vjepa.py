@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from jepa_masks_jax import _boxes, _check, _draws, _sizes, _tracing, _within
+from jepa_masks_jax._check import Grid, Int, Range, Real, Within
 from jepa_masks_jax._draws import Uniform
 from jepa_masks_jax._sizes import JepaBlocks
 from jepa_masks_jax._within import RealPart
@@ -23,14 +25,14 @@ _ALL_FRAMES = (1.0, 1.0)
 
 def vjepa_mask(
     key: jax.Array,
-    grid: _check.Grid,
+    grid: Grid,
     *,
-    num_blocks: _check.Int = 8,
-    spatial_scale: _check.Range = (0.15, 0.15),
-    temporal_scale: _check.Range = _ALL_FRAMES,
-    aspect_ratio: _check.Range = _sizes.JEPA_ASPECT_RATIO,
-    max_temporal_keep: _check.Real = 1.0,
-    within: _check.Within | None = None,
+    num_blocks: Int = 8,
+    spatial_scale: Range = (0.15, 0.15),
+    temporal_scale: Range = _ALL_FRAMES,
+    aspect_ratio: Range = _sizes.JEPA_ASPECT_RATIO,
+    max_temporal_keep: Real = 1.0,
+    within: Within | None = None,
 ) -> jax.Array:
     """Samples one of V-JEPA's two targets: a union of equally sized blocks in space and time.
 
@@ -108,19 +110,14 @@ def vjepa_mask(
         >>> target.shape, target.dtype
         ((8, 14, 14), dtype('bool'))
     """
-    key, grid = _check.key(key), _check.grid(grid, ranks=(1, 2, 3))
+    key, grid = _check.key(key), _check.grid(grid, (1, 2, 3))
     num_blocks = _check.block_count("num_blocks", num_blocks)
     scale = _check.pair("spatial_scale", spatial_scale, _check.scale)
     times = _check.pair("temporal_scale", temporal_scale, _check.scale)
     aspect = _sizes.check_aspect_ratio("aspect_ratio", aspect_ratio, len(grid))
     keep = _check.scale("max_temporal_keep", max_temporal_keep)
-    if len(grid) < 3:
-        where = "without frames"
-        _check.refuse_unless_default("temporal_scale", times, _ALL_FRAMES, where)
-        _check.refuse_unless_default("max_temporal_keep", keep, 1.0, where)
     within = _check.within(within, grid)
-    if within is not None and times != _ALL_FRAMES:
-        raise ValueError(f"within needs temporal_scale={_ALL_FRAMES}, got {temporal_scale!r}")
+    _check_time(grid, times, keep, within)
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
@@ -132,40 +129,64 @@ def vjepa_mask(
             lengths = _draws.uniform(*(frames * time for time in times))
             return lengths, np.maximum(np.floor(frames * keep), 1)
 
-        real_sides = _within.real_part(grid, within).sides
-        one = () if len(grid) == 3 else (1,)  # An image or a sequence is one frame.
-        video = RealPart((*one, *grid), (*one, *real_sides))
-        frame = RealPart(video.grid[1:], video.sides[1:])
+        real = _within.real_part(grid, within)
+        frame = RealPart(grid[-2:], real.within[-2:])
         blocks = _tracing.planned(plan_blocks, frame.tokens, largest=math.prod(frame.grid))
-        lengths, open_frames = _tracing.planned(plan_time, video.sides[0], largest=video.grid[0])
-        can_be_context = RealPart(video.grid, (open_frames, *frame.sides))
-        may_be_full = within is not None or any(
-            _boxes.can_cover(num_blocks, (lengths.floors[1], *sides), can_be_context.sides)
-            for sides in _sizes.all_sides(
-                blocks.counts.floors[1], blocks.aspects, frame.grid, keep_area=True
-            )
-        )
-        # If every block lasts all frames, one frame is sampled and repeated.
-        all_frames = within is not None or max(lengths.floors[0], 1) >= video.grid[0]
-        room, to_leave = (frame, frame) if all_frames else (video, can_be_context)
+        can_be_context, all_frames = real, True
+        if len(grid) == 3:
+            lengths, open_frames = _tracing.planned(plan_time, real.within[0], largest=grid[0])
+            can_be_context = RealPart(grid, (open_frames, *frame.within))
+            all_frames = within is not None or max(lengths.floors[0], 1) >= grid[0]
 
+        # Blocks that all last all frames are placed in one frame, which is then repeated.
+        room = frame if all_frames else real
+        context_room = RealPart(room.grid, can_be_context.within[-len(room.grid) :])
+        longest = () if all_frames else (lengths.floors[1],)
+        may_be_full = within is not None or any(
+            _boxes.can_cover(num_blocks, (*longest, *sides), context_room.within)
+            for sides in _sizes.all_sides(blocks.counts.floors[1], blocks.aspects, frame.grid)
+        )
         corner_shape = _PLACEMENTS if may_be_full else 1, num_blocks, len(room.grid)
         words = _draws.random_words(key, 3 + math.prod(corner_shape) + 1)
         length_word, count_word, aspect_word = words[:3]
-        corner_words = words[3:-1].reshape(corner_shape)
-        sides = _sizes.sample_jepa_sides(
-            count_word, aspect_word, blocks, frame.sides, keep_area=True
-        )
+        sides = _sizes.sample_jepa_sides(count_word, aspect_word, blocks, frame.within)
         if not all_frames:
             sides = lengths.sample_floor(length_word), *sides
-        placed = _boxes.place_each(jnp.moveaxis(corner_words, -1, 0), sides, room.sides, room.grid)
-        unions = jnp.any(placed, axis=1)
-
-        is_full = jnp.all(unions | ~to_leave.inside[None], axis=range(1, unions.ndim))
-        first_open = lax.argmin(is_full, 0, jnp.int32)
-        target = jnp.broadcast_to(unions[first_open], video.grid)
+        target = _place(words[3:-1].reshape(corner_shape), sides, room, context_room)
+        target = jnp.broadcast_to(target, grid)
         if may_be_full:
             target = _boxes.leave_one(target, can_be_context, words[-1])
-        return ((target | ~can_be_context.inside) & video.inside).reshape(grid)
+        return (target | ~can_be_context.inside) & real.inside
 
     return sample(key, within)
+
+
+def _check_time(
+    grid: tuple[int, ...], times: tuple[float, float], keep: float, within: Any
+) -> None:
+    """Refuses options of frames where there are none, or of which samples have their own count."""
+    if len(grid) < 3:
+        _check.refuse_unless_default("temporal_scale", times, _ALL_FRAMES, "without frames")
+        _check.refuse_unless_default("max_temporal_keep", keep, 1.0, "without frames")
+    if within is not None and times != _ALL_FRAMES:
+        raise ValueError(f"within needs temporal_scale={_ALL_FRAMES}, got {times}")
+
+
+def _place(
+    corner_words: jax.Array, sides: Sequence[Any], room: RealPart, context_room: RealPart
+) -> jax.Array:
+    """Unites the blocks of the first placement that leaves a context, or of the first of all.
+
+    Args:
+        corner_words: uint32[placements, num_blocks, rank].
+        sides: int32[] for each axis of the room.
+        room: where the blocks are placed.
+        context_room: the part of it that can be context.
+
+    Returns:
+        bool[*room.grid].
+    """
+    placed = _boxes.place_each(jnp.moveaxis(corner_words, -1, 0), sides, room.within, room.grid)
+    unions = jnp.any(placed, axis=1)
+    is_full = jnp.all(unions | ~context_room.inside[None], axis=range(1, unions.ndim))
+    return unions[lax.argmin(is_full, 0, jnp.int32)]
