@@ -45,6 +45,6 @@ def users_promotion():
 
 def pytest_collection_modifyitems(items):
     """The longest files first: at the end one of them would keep one worker busy alone."""
-    longest = ["test_notebooks.py", "test_devices.py", "test_command.py", "test_tokens.py"]
-    order = {name: place for place, name in enumerate(longest)}
+    longest = ["notebooks", "readme", "command", "devices", "tokens", "rows", "random_span", "top"]
+    order = {f"test_{name}.py": place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -636,6 +636,15 @@ def test_a_bad_argument_is_named_in_one_line(fails, tmp_path, line, offenders):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_batch_of_as_many_tokens_as_are_allowed(run, fails, monkeypatch):
+    assert command.MAX_BATCH_TOKENS == 2**27
+    monkeypatch.setattr(command, "MAX_BATCH_TOKENS", 3 * 16)
+    run("mae --grid 4x4 --out masks.json --batch 3")
+    assert len(json.loads(Path("masks.json").read_text())["masks"]) == 3
+    error = fails("mae --grid 4x4 --out masks.json --batch 4")
+    assert "must be at most 48, got 4 times 4x4" in error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

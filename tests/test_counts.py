@@ -88,6 +88,17 @@ def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
             np.testing.assert_array_equal(got[i], alone(*one)[0], err_msg=str((sharded, i)))
 
 
+def test_counts_are_sharded_and_the_key_is_not():
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def sample(count):
+        return jm.random_mask(KEY, (4, 5), num_masked=count[0])[None]
+
+    sharded = jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=P("x"), out_specs=P("x")))
+    masks = sharded(jnp.arange(1, 9, dtype=jnp.int32))
+    assert masks.sum((1, 2)).tolist() == list(range(1, 9))
+
+
 def test_a_maximum_below_the_minimum_wins():
     clip = jax.jit(lambda low, high: jm.clip_count(KEY, CHECKERBOARD, minimum=low, maximum=high))
     assert clip(jnp.int32(9), jnp.int32(4)).sum() == 4

@@ -210,6 +210,12 @@ def test_clip_count_takes_the_whole_pool_where_it_has_to(among):
 
 
 @pytest.mark.slow
+def test_a_count_is_exact_beyond_what_float32_counts():
+    clipped = jm.clip_count(jax.random.key(0), np.zeros(2**24 + 64, bool), exactly=2**24 + 3)
+    assert np.asarray(clipped).sum() == 2**24 + 3  # 2**24 + 4 in float32
+
+
+@pytest.mark.slow
 def test_clip_count_leaves_every_subset_equally_likely_when_it_removes():
     mask = np.arange(40).reshape(2, 20) % 5 == 2
     mask[1, 18] = True  # 9 tokens in two words

@@ -20,7 +20,7 @@ from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
-from modes import x64
+from modes import code_of, x64
 from sampling import random_masks
 
 import jepa_masks_jax as jm
@@ -127,6 +127,20 @@ def test_take_tokens_passes_no_gradient_through_padding():
     expected = np.zeros((6, 2), np.float32)
     expected[[1, 2, 5]] = weights[:3]
     np.testing.assert_array_equal(gradient(jnp.ones((6, 2))), expected)
+
+
+def test_a_list_with_padding_on_a_tpu():
+    with code_of("tpu") as choices:
+        indices, valid = jm.token_indices(np.array([False, True, False, True]), size=3)
+        assert indices.tolist() == [1, 3, 4]
+        assert valid.tolist() == [True, True, False]
+    assert any("tpu" in platforms for platforms in choices)
+
+
+def test_an_index_list_is_frozen():
+    indices = jm.token_indices(MASK, size=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        indices.valid = indices.valid
 
 
 def test_token_indices_unpack_and_know_the_grid():

@@ -55,6 +55,15 @@ def test_large_blocks_of_one_aspect_ratio_stay_blocks():
     assert np.count_nonzero(np.diff(np.asarray(mask).astype(int))) < 400
 
 
+def test_a_block_as_large_as_the_grid_does_not_overflow():
+    """No block is placed, so the eight masked tokens are random ones."""
+    masks = sampled(jm.blockwise_mask, (64, 64), num_masked=8, min_block=4096).astype(int)
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+    around = padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
+    assert masks.sum() == 800
+    assert (around[masks == 1] == 0).mean() > 0.95
+
+
 @pytest.mark.slow
 @settings(max_examples=3)
 @given(

@@ -88,6 +88,10 @@ def test_a_pair_of_ratios_samples_every_count_between_and_one_of_equal_ratios_is
     np.testing.assert_array_equal(mask, jm.random_mask(KEY, (14, 14), mask_ratio=0.3))
 
 
+def test_a_list_of_two_equal_counts_is_a_pair():
+    assert jm.random_mask(KEY, (3, 4), num_masked=[2, 2]).sum() == 2
+
+
 # The law
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import transcription
 from cases import first_fast
-from sampling import CHANCE
+from sampling import CHANCE, counts, sampled
 from scipy import stats
 from transcription import random_span_mask
 
@@ -238,3 +238,9 @@ def test_arrays_far_out_of_range_are_clamped():
     np.testing.assert_array_equal(draw_nine(num_masked=4, num_spans=jnp.uint32(2**32 - 1)), most)
     one = draw_nine(num_masked=4, num_spans=1)
     np.testing.assert_array_equal(draw_nine(num_masked=4, num_spans=np.array(-(2**40))), one)
+
+
+def test_a_mean_span_of_one_makes_every_span_a_single_token():
+    masks = sampled(jm.random_span_mask, (9,), keys=50, num_masked=3, mean_span=1)
+    assert counts(masks) == {3}
+    assert not (masks[:, 1:] & masks[:, :-1]).any()

@@ -102,6 +102,16 @@ def test_every_subset_of_equal_scores_is_equally_likely_in_both_ways():
     assert counts(masks) == {4}
 
 
+def test_pairs_of_twenty_tied_tokens_are_masked_together_equally_often():
+    draw = lambda key, scores: jm.top_mask(scores, num_masked=10, key=key)  # noqa: E731
+    masks = sampled(draw, jnp.zeros(20), keys=20_000)
+    together = masks.astype(int).T @ masks / len(masks)
+    chance, pairs = 9 / 38, ~np.eye(20, dtype=bool)
+    # Five and a half standard deviations: 190 pairs stay within them with error 1e-5.
+    error = 5.5 * np.sqrt(chance * (1 - chance) / len(masks))
+    np.testing.assert_allclose(together[pairs], chance, atol=error)
+
+
 def test_equal_scores_favor_no_row_with_a_key():
     """Each row of zeros holds a half of the 20,000 masks: six standard errors are 0.0081."""
     keys = jax.random.split(jax.random.key(3), 20_000)
