@@ -8,10 +8,20 @@ import itertools
 import math
 from fractions import Fraction
 
+import jax
 import numpy as np
-from transcription import real
+from transcription import keys_and_words, real
 
 DEFAULT = (0.75, 1.5)
+LARGEST = (64, 64)
+SIZES = [(8, 64), (64, 8), (16, 32), (8, 32), (27, 31), (31, 9), (1, 64), (24, 25), (24, 24)]
+
+
+def of_every_size(function):
+    """What a function of a key and a size samples for each of the sizes, in one program."""
+    keys, _ = keys_and_words(30)
+    draw = jax.jit(jax.vmap(function, (0, None)))
+    return {size: jax.tree.map(np.asarray, draw(keys, np.array(size))) for size in SIZES}
 
 
 def half_even_root(square):

@@ -13,7 +13,15 @@ import pytest
 from cases import first_fast
 from sampling import CHANCE, assert_defined, assert_uniform, corners, counts, sampled
 from scipy import stats
-from search import DEFAULT, areas, assert_sides_are_those_of_the_words, random_settings
+from search import (
+    DEFAULT,
+    LARGEST,
+    SIZES,
+    areas,
+    assert_sides_are_those_of_the_words,
+    of_every_size,
+    random_settings,
+)
 from transcription import keys_and_words
 
 import jepa_masks_jax as jm
@@ -57,25 +65,17 @@ def test_definition(grid, options):
 
 # Sides
 
-LARGEST = (64, 64)
-SIZES = [(8, 64), (64, 8), (16, 32), (8, 32), (27, 31), (31, 9), (1, 64), (24, 25), (24, 24)]
-
 
 @pytest.fixture(scope="module")
 def blocks():
-    """One target and the context of every size, in one program."""
-    keys, _ = keys_and_words(30)
+    """One target and the context of every size."""
 
-    @jax.jit
-    @jax.vmap
     def draw(key, size):
         options = {"num_targets": 1, "allow_overlap": True, "min_keep": 1}
         context, targets = ijepa(key, LARGEST, within=size, **options)
         return targets[0], context
 
-    return {
-        size: list(map(np.asarray, draw(keys, np.tile(size, (len(keys), 1))))) for size in SIZES
-    }
+    return of_every_size(draw)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -19,8 +19,11 @@ from sampling import (
 )
 from search import (
     DEFAULT,
+    LARGEST,
+    SIZES,
     all_sides,
     assert_sides_are_those_of_the_words,
+    of_every_size,
     random_settings,
     sides_in,
 )
@@ -95,21 +98,13 @@ def test_one_frame_is_an_image():
 
 # Sides
 
-LARGEST = (64, 64)
-SIZES = [(8, 64), (64, 8), (16, 32), (8, 32), (27, 31), (31, 9), (1, 64), (24, 25), (24, 24)]
-
 
 @pytest.fixture(scope="module")
 def blocks():
-    """One long block of every size, in one program."""
-    keys, _ = keys_and_words(30)
-
-    @jax.jit
-    @jax.vmap
-    def draw(key, size):
-        return vjepa_long_range(key, LARGEST, num_blocks=1, within=size)
-
-    return {size: np.asarray(draw(keys, np.tile(size, (len(keys), 1)))) for size in SIZES}
+    """One long block of every size."""
+    return of_every_size(
+        lambda key, size: vjepa_long_range(key, LARGEST, num_blocks=1, within=size)
+    )
 
 
 def assert_long_blocks(masks, frame):
