@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import slow
+from cases import ALL, slow
 
 import jepa_masks_jax as jm
 
@@ -29,37 +29,17 @@ def equations(jaxpr, platforms=()):
                     yield from equations(one, platforms)
 
 
+def named(names):
+    cases = {case.name: case for case in ALL}
+    return [cases[name] for name in names.split()]
+
+
+_BOXES = named(
+    "block block-full spatiotemporal multi-block ijepa ijepa-reference ijepa-overlap vjepa-short "
+    "vjepa-long vjepa-partial ijepa-sequence box inverse-block"
+)
+_SUBSETS = named("random random-tube random-cells span object object-range clip-down clip-among")
 _MASK = np.indices((4, 6)).sum(0) % 2 == 0
-_GRID = (14, 14)
-_BOXES = {
-    "block": lambda key: jm.block_mask(key, _GRID),
-    "block-full": lambda key: jm.block_mask(key, (4, 4), num_targets=9, target_scale=(0.9, 1)),
-    "spatiotemporal": lambda key: jm.spatiotemporal_mask(key, (8, *_GRID)),
-    "multi-block": lambda key: jm.multi_block_mask(key, _GRID),
-    "ijepa": lambda key: jm.ijepa_masks(key, _GRID),
-    "ijepa-reference": lambda key: jm.ijepa_masks(key, _GRID, sampling="reference"),
-    "ijepa-overlap": lambda key: jm.ijepa_masks(key, _GRID, allow_overlap=True),
-    "vjepa": lambda key: jm.vjepa_mask(key, (8, *_GRID)),
-    "vjepa-long": lambda key: jm.vjepa_mask(
-        key, (8, *_GRID), num_blocks=2, spatial_scale=(0.7, 0.7)
-    ),
-    "vjepa-partial": lambda key: jm.vjepa_mask(key, (8, 9, 9), temporal_scale=(0.2, 0.7)),
-    "ijepa-sequence": lambda key: jm.ijepa_masks(key, (70,)),
-    "box": lambda key: jm.box_mask(key, _GRID, num_boxes=40, extent=(2, None)),
-    "inverse-block": lambda key: jm.inverse_block_mask(key, _GRID, mask_ratio=0.65),
-}
-_SUBSETS = {
-    "random": lambda key: jm.random_mask(key, _GRID, mask_ratio=0.7),
-    "random-tube": lambda key: jm.random_tube_mask(key, (8, *_GRID), mask_ratio=0.7),
-    "random-cells": lambda key: jm.random_mask(key, _GRID, num_masked=3, cell=(7, 2)),
-    "span": lambda key: jm.span_mask(key, (100,), mask_ratio=0.5, span=10),
-    "object": lambda key: jm.object_mask(key, 7),
-    "object-range": lambda key: jm.object_mask(key, 7, num_masked=(1, 4)),
-    "clip": lambda key: jm.clip_count(key, jnp.asarray(_MASK), minimum=6, maximum=9),
-    "clip-among": lambda key: jm.clip_count(
-        key, jnp.asarray(_MASK), minimum=14, among=jnp.asarray(~_MASK)
-    ),
-}
 
 
 def _indices(key):
@@ -90,15 +70,15 @@ _NONE = dict.fromkeys(_COUNTED, 0)
 
 
 @pytest.mark.parametrize("batched", [slow(False), True], ids=["one", "batch"])
-@pytest.mark.parametrize("name", _BOXES)
-def test_masks_of_boxes_have_no_loops_sorts_or_scatters(name, batched):
-    assert structure(_BOXES[name], batched=batched) == {"outside": _NONE}
+@pytest.mark.parametrize("case", _BOXES, ids=repr)
+def test_masks_of_boxes_have_no_loops_sorts_or_scatters(case, batched):
+    assert structure(case, batched=batched) == {"outside": _NONE}
 
 
 @pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
-@pytest.mark.parametrize("name", _SUBSETS)
-def test_subsets_are_two_sorts_or_on_a_cpu_two_short_scans(name, batched):
-    assert structure(_SUBSETS[name], batched=batched) == {
+@pytest.mark.parametrize("case", _SUBSETS, ids=repr)
+def test_subsets_are_two_sorts_or_on_a_cpu_two_short_scans(case, batched):
+    assert structure(case, batched=batched) == {
         "outside": _NONE,
         "default": _NONE | {"sort": 2},
         "cpu": _NONE | {"scan": 2},
@@ -107,7 +87,8 @@ def test_subsets_are_two_sorts_or_on_a_cpu_two_short_scans(name, batched):
 
 @pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
 def test_blockwise_masks_are_one_scan_over_the_tries_and_a_subset(batched):
-    assert structure(lambda key: jm.blockwise_mask(key, _GRID, num_masked=75), batched=batched) == {
+    (blockwise,) = named("blockwise")
+    assert structure(blockwise, batched=batched) == {
         "outside": _NONE | {"scan": 1},
         "default": _NONE | {"sort": 2},
         "cpu": _NONE | {"scan": 2},
