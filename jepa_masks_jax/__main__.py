@@ -281,8 +281,9 @@ def sample(name: str, args: argparse.Namespace) -> Batch:
     masks = jax.jit(jax.vmap(lambda key: function(key, shape, **options)))(keys)
     within = options.get("within")
     separate = isinstance(masks, jm.ContextTargetMasks)
+    masks = jax.tree.map(np.asarray, masks)
     context, targets = masks if separate else (real_part(grid, within) & ~masks, masks[:, None])
-    return Batch(name, grid, np.asarray(context), np.asarray(targets), separate, within)
+    return Batch(name, grid, context, targets, separate, within)
 
 
 def real_part(grid: tuple[int, ...], within: tuple[int, ...] | None) -> np.ndarray:

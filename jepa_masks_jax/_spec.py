@@ -245,7 +245,7 @@ def _indices(name: str, values: Any) -> np.ndarray:
     outside = (array < -(2**31)) | (array >= 2**31)
     if outside.any():
         raise ValueError(
-            f"{name} must be in [-2**31, 2**31), got {_check.brief(array[outside][0])}"
+            f"{name} must be in [-2**31, 2**31), got {_check.brief(int(array[outside][0]))}"
         )
     indices = array.astype(np.int32)
     indices.flags.writeable = False

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 hypothesis.settings.register_profile(
     "suite", deadline=None, derandomize=True, max_examples=50, print_blob=True
@@ -28,8 +29,22 @@ import jax  # noqa: E402 (reads the settings above)
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def strict_promotion():
+    """JAX promotes no types or ranks by itself: what holds under that holds for every user."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def users_promotion():
+    """For the tests of a file that run the code of a page: JAX promotes as it does by default."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first: at the end one of them would keep one worker busy alone."""
-    longest = ["test_notebooks.py", "test_devices.py", "test_command.py", "test_tokens.py"]
-    order = {name: place for place, name in enumerate(longest)}
+    longest = ["notebooks", "readme", "command", "devices", "tokens", "rows", "random_span", "top"]
+    order = {f"test_{name}.py": place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))

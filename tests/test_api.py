@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import user_types
 
 import jepa_masks_jax as jm
 from jepa_masks_jax import plotting
@@ -142,3 +143,14 @@ def test_the_citation_and_the_changelog_name_the_version_and_its_date():
     assert citation[0] == ("version", jm.__version__)
     heading = "## [{}] - {}".format(*(value for _, value in citation))
     assert heading in (root / "CHANGELOG.md").read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_a_program_with_every_kind_of_value_runs():
+    user_types.main()
+
+
+def test_the_program_has_every_public_function_and_type():
+    source = Path(user_types.__file__).read_text()
+    names = [name for name in jm.__all__ if not inspect.ismodule(getattr(jm, name))]
+    assert [name for name in names if not re.search(rf"\bjm\.{name}\b", source)] == []

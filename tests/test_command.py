@@ -40,23 +40,11 @@ STRATEGIES = {
     "multi_block_mask": IMAGE,
 }
 PRESETS = {
-    "ijepa": ("ijepa_masks", IMAGE),
-    "vjepa_short_range": ("vjepa_mask", VIDEO),
-    "vjepa_long_range": ("vjepa_mask", VIDEO),
-    "vjepa21_image": ("vjepa_mask", (16, 16)),
-    "mae": ("random_mask", IMAGE),
-    "mae_st": ("random_mask", VIDEO),
-    "audiomae": ("random_mask", (64, 8)),
-    "simmim": ("random_mask", (48, 48)),
-    "pixio": ("random_mask", (16, 16)),
-    "videomae_tube": ("random_tube_mask", VIDEO),
-    "beit": ("blockwise_mask", IMAGE),
-    "dinov3": ("blockwise_mask", (16, 16)),
-    "capi": ("inverse_block_mask", (16, 16)),
-    "wav2vec2": ("span_mask", SEQUENCE),
-    "hubert": ("span_mask", SEQUENCE),
-    "t5": ("random_span_mask", SEQUENCE),
-    "cjepa": ("object_mask", SLOTS),
+    **dict.fromkeys(["ijepa", "mae", "beit"], IMAGE),
+    **dict.fromkeys(["vjepa_short_range", "vjepa_long_range", "mae_st", "videomae_tube"], VIDEO),
+    **dict.fromkeys(["vjepa21_image", "pixio", "dinov3", "capi"], (16, 16)),
+    **dict.fromkeys(["wav2vec2", "hubert", "t5"], SEQUENCE),
+    **{"audiomae": (64, 8), "simmim": (48, 48), "cjepa": SLOTS},
 }
 PICTURES = Path(__file__).parents[1] / ".github" / "images"
 
@@ -285,7 +273,7 @@ def test_the_tile_of_a_video_shows_its_first_middle_and_last_frame(shown):
 def test_text_and_file_of_a_preset_show_its_masks(run, name):
     text = run(f"{name} --batch 3 --out masks.npz")
     context, targets = read_npz("masks.npz")
-    grid = PRESETS[name][1]
+    grid = PRESETS[name]
     shape = grid[0] if name == "cjepa" else grid
     assert_same_masks((context, targets), sample(getattr(jm.presets, name), shape))
     assert text.startswith(f"{name} {'x'.join(map(str, grid))}, 3 masks\n")
@@ -636,6 +624,15 @@ def test_a_bad_argument_is_named_in_one_line(fails, tmp_path, line, offenders):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_batch_of_as_many_tokens_as_are_allowed(run, fails, monkeypatch):
+    assert command.MAX_BATCH_TOKENS == 2**27
+    monkeypatch.setattr(command, "MAX_BATCH_TOKENS", 3 * 16)
+    run("mae --grid 4x4 --out masks.json --batch 3")
+    assert len(json.loads(Path("masks.json").read_text())["masks"]) == 3
+    error = fails("mae --grid 4x4 --out masks.json --batch 4")
+    assert "must be at most 48, got 4 times 4x4" in error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -699,8 +696,8 @@ def test_help_lists_grids_and_options_as_the_command_takes_them(capsys, monkeypa
     assert sorted(PRESETS) == sorted(jm.presets.__all__)
     for line in lines:
         name, call, grid = re.fullmatch(r"(\w+) = (.*) on ([\dx]+)", line).groups()
-        assert call.startswith(f"{PRESETS[name][0]}(")
-        assert grid == "x".join(map(str, PRESETS[name][1]))
+        assert call.startswith(f"{getattr(jm.presets, name).func.__name__}(")
+        assert grid == "x".join(map(str, PRESETS[name]))
     assert "mae = random_mask(mask_ratio=0.75) on 14x14" in lines
     assert (
         "capi = inverse_block_mask(mask_ratio=0.65, aspect_ratio=(0.5, 2.0), roll=True) on 16x16"

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import slow
-from modes import no_trace
 
 import jepa_masks_jax as jm
-from jepa_masks_jax import _boxes, _draws, _sizes, _subsets, _tracing, _within
+from jepa_masks_jax import _boxes, _draws, _sizes, _subsets, _within
 
 INT32_MAX = 2**31 - 1
 _EDGES = [0, 1, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
@@ -468,28 +467,3 @@ def test_count_before_is_the_cumulative_sum(height, width):
     got = jax.jit(jax.vmap(_subsets._count_before))(masks)
     assert got.dtype == jnp.int32
     np.testing.assert_array_equal(got, expected)
-
-
-def times(factor):
-    """A function that is made anew at every call, as every strategy makes one."""
-
-    @_tracing.jit
-    def scaled(number, offset):
-        return number * factor + offset
-
-    return scaled
-
-
-def test_functions_of_equal_code_and_values_share_a_program():
-    calls = [(2, 3.0, 1), (5, 3.0, 1), (2, 3.0, np.array(1.0)), (2, 4.0, 1)]
-    expected = [times(factor)(np.array(number), offset) for factor, number, offset in calls]
-    assert [float(value) for value in expected] == [7, 16, 7, 9]
-    with no_trace():
-        again = [times(factor)(np.array(number), offset) for factor, number, offset in calls]
-    assert expected == again
-
-
-@pytest.mark.parametrize("factor", [np.ones(2), jnp.ones(2), abs], ids=["NumPy", "JAX", "function"])
-def test_a_function_that_closes_over_what_would_not_be_static_is_refused(factor):
-    with pytest.raises(TypeError, match="factor in times must be a number"):
-        times(factor)

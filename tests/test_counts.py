@@ -1,7 +1,5 @@
 """Counts may be traced: exact for every value, clamped beyond the range, compiled once."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,6 +8,7 @@ import pytest
 from cases import slow
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from modes import no_trace
 
 import jepa_masks_jax as jm
 
@@ -30,9 +29,10 @@ def in_blocks(key, count):
     return jm.blockwise_mask(key, GRID, num_masked=count, min_block=1)
 
 
-@pytest.mark.parametrize("dtype", [jnp.int8, slow(jnp.uint32)])
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int4, slow(jnp.uint32)])
 def test_every_value_from_below_0_to_above_all_tokens_is_exact_or_clamped(dtype):
-    values = np.arange(-3 if jnp.issubdtype(dtype, jnp.signedinteger) else 0, 127).astype(dtype)
+    limits = jnp.iinfo(dtype)
+    values = np.arange(max(limits.min, -3), min(limits.max, 126) + 1).astype(dtype)
     keys = jax.random.split(KEY, len(values))
     draw = jax.vmap(lambda *args: [function(*args) for function in (drawn, in_blocks, clipped)])
     random, blocks, clip = jax.jit(draw)(keys, values)
@@ -55,11 +55,11 @@ def test_a_thousand_values_of_a_schedule_compile_once():
     @chex.assert_max_traces(n=1)
     def step(key, progress):
         count = jnp.round(2 + 8 * progress).astype(jnp.int32)
-        return drawn(key, count).sum(), clipped(key, count).sum()
+        return count, drawn(key, count).sum(), clipped(key, count).sum()
 
-    for progress in np.linspace(0, 1, 1000, dtype=np.float32):
-        counts = step(KEY, progress)
-        assert counts[0] == counts[1] == np.round(2 + 8 * progress)
+    progress = np.linspace(0, 1, 1000, dtype=np.float32)
+    counts = np.array([step(KEY, done) for done in progress])
+    np.testing.assert_array_equal(counts, np.round(2 + 8 * progress)[:, None].repeat(3, 1))
 
 
 def test_a_count_for_each_sample_under_scan():
@@ -88,6 +88,17 @@ def test_counts_and_keys_that_are_sharded_or_the_same_on_eight_devices():
             np.testing.assert_array_equal(got[i], alone(*one)[0], err_msg=str((sharded, i)))
 
 
+def test_counts_are_sharded_and_the_key_is_not():
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def sample(count):
+        return jm.random_mask(KEY, (4, 5), num_masked=count[0])[None]
+
+    sharded = jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=P("x"), out_specs=P("x")))
+    masks = sharded(jnp.arange(1, 9, dtype=jnp.int32))
+    assert masks.sum((1, 2)).tolist() == list(range(1, 9))
+
+
 def test_a_maximum_below_the_minimum_wins():
     clip = jax.jit(lambda low, high: jm.clip_count(KEY, CHECKERBOARD, minimum=low, maximum=high))
     assert clip(jnp.int32(9), jnp.int32(4)).sum() == 4
@@ -95,32 +106,40 @@ def test_a_maximum_below_the_minimum_wins():
     assert jm.clip_count(KEY, CHECKERBOARD, minimum=9, maximum=jnp.int32(7)).sum() == 7
 
 
-def test_a_pair_of_ratios_draws_every_count_between():
-    keys = jax.random.split(KEY, 2000)
-    draw = functools.partial(jm.random_mask, grid=(10,), mask_ratio=(0.2, 0.5))
-    counts = jax.jit(jax.vmap(draw))(keys).sum(1)
-    assert np.bincount(counts).tolist()[:2] == [0, 0]
-    assert (np.bincount(counts)[2:] > 400).all()
-    assert counts.max() == 5
+FIRST_FIVE = np.arange(12).reshape(GRID) < 5
+SCORES = FIRST_FIVE.astype(np.float32)
+COUNTED = {
+    "random_mask": (lambda n: drawn(KEY, n), 1, 11),
+    "object_mask": (lambda n: jm.object_mask(KEY, 7, num_masked=n), 1, 6),
+    "blockwise_mask": (lambda n: in_blocks(KEY, n), 1, 11),
+    "top_mask": (lambda n: jm.top_mask(SCORES, num_masked=n), 0, 12),
+    "random_span_mask": (
+        lambda n: jm.random_span_mask(KEY, (12,), num_masked=n, num_spans=1),
+        1,
+        11,
+    ),
+    "exactly": (lambda n: jm.clip_count(KEY, FIRST_FIVE, exactly=n), 0, 12),
+    "minimum": (lambda n: jm.clip_count(KEY, FIRST_FIVE, minimum=n), 5, 12),
+    "maximum": (lambda n: jm.clip_count(KEY, FIRST_FIVE, maximum=n), 0, 5),
+}
+
+
+@pytest.mark.parametrize(("function", "low", "high"), COUNTED.values(), ids=COUNTED)
+def test_every_array_of_numpy_is_clamped_and_compiles_once(function, low, high):
+    values = [np.array(n) for n in (-(2**40), 0, 3, 5, 9, 2**40)]
+    values += [np.array(6, np.uint8), np.array(2**64 - 1, np.uint64), np.array(-3, jnp.int4)]
+    function(np.array(1))
+    with no_trace():
+        got = [int(np.asarray(function(value)).sum()) for value in values]
+    assert got == [min(max(int(value), low), high) for value in values]
 
 
 @pytest.mark.parametrize(
-    ("grid", "cell", "count"),
+    ("grid", "count", "expected"),
     [
-        ((6, 6), (2, 3), 2),
-        ((4, 2, 6), (4, 1, 1), 5),
-        ((8,), (2,), 3),
-        ((2, 3, 4, 2), (1, 3, 2, 2), 1),
+        ((14, 14), jnp.int8(100), 100),  # of 195 at most, which int8 does not hold
+        (GRID, jnp.uint32(2**32 - 1), 11),  # -1 as int32
     ],
 )
-def test_whole_cells_are_masked_and_counted(grid, cell, count):
-    masks = jax.vmap(lambda key: jm.random_mask(key, grid, num_masked=count, cell=cell))(
-        jax.random.split(KEY, 20)
-    )
-    cells = np.asarray(masks)
-    for axis, part in enumerate(cell, 1):
-        shape = cells.shape
-        split = cells.reshape(*shape[:axis], shape[axis] // part, part, *shape[axis + 1 :])
-        assert (split == split.take([0], axis + 1)).all()
-        cells = split.take(0, axis + 1)
-    assert (cells.reshape(20, -1).sum(1) == count).all()
+def test_a_count_in_an_integer_narrower_or_wider_than_the_tokens(grid, count, expected):
+    assert jm.random_mask(KEY, grid, num_masked=count).sum() == expected

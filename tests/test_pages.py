@@ -13,6 +13,8 @@ import jepa_masks_jax as jm
 FOLDER = Path(__file__).parents[1] / ".github"
 if not FOLDER.exists():
     pytest.skip("the pages are not beside the tests", allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("users_promotion")
+
 PAGES = {name: (FOLDER / f"{name}.md").read_text() for name in ("QUESTIONS", "COMING_FROM")}
 TABLES = re.findall(r"^\| (.*?) \| `(.*?)` \| (.*) \|$", PAGES["COMING_FROM"], re.M)
 

@@ -17,76 +17,42 @@ GRID = (4, 6, 6)
 TOKENS = 4 * 6 * 6
 
 
-@pytest.mark.parametrize(
-    ("preset", "strategy", "published"),
-    [
-        (
-            jm.presets.ijepa,
-            jm.ijepa_masks,
-            {
-                "num_targets": 4,
-                "target_scale": (0.15, 0.2),
-                "target_aspect_ratio": (0.75, 1.5),
-                "context_scale": (0.85, 1.0),
-                "min_keep": 10,
-                "allow_overlap": False,
-            },
-        ),
-        (
-            jm.presets.vjepa_short_range,
-            jm.vjepa_mask,
-            {
-                "num_blocks": 8,
-                "spatial_scale": (0.15, 0.15),
-                "temporal_scale": (1.0, 1.0),
-                "aspect_ratio": (0.75, 1.5),
-                "max_temporal_keep": 1.0,
-            },
-        ),
-        (
-            jm.presets.vjepa_long_range,
-            jm.vjepa_mask,
-            {
-                "num_blocks": 2,
-                "spatial_scale": (0.7, 0.7),
-                "temporal_scale": (1.0, 1.0),
-                "aspect_ratio": (0.75, 1.5),
-                "max_temporal_keep": 1.0,
-            },
-        ),
-        (
-            jm.presets.vjepa21_image,
-            jm.vjepa_mask,
-            {
-                "num_blocks": 10,
-                "spatial_scale": (0.15, 0.15),
-                "temporal_scale": (1.0, 1.0),
-                "aspect_ratio": (0.75, 1.5),
-                "max_temporal_keep": 1.0,
-            },
-        ),
-        (jm.presets.mae, jm.random_mask, {"mask_ratio": 0.75}),
-        (jm.presets.mae_st, jm.random_mask, {"mask_ratio": 1412 / 1568}),
-        (jm.presets.audiomae, jm.random_mask, {"mask_ratio": 0.8}),
-        (jm.presets.simmim, jm.random_mask, {"mask_ratio": 0.6, "cell": (8, 8)}),
-        (jm.presets.pixio, jm.random_mask, {"mask_ratio": 0.75, "cell": (4, 4)}),
-        (jm.presets.beit, jm.blockwise_mask, {"mask_ratio": 75 / 196, "min_block": 16}),
-        (jm.presets.dinov3, jm.blockwise_mask, {"mask_ratio": (0.1, 0.5), "min_block": 4}),
-        (
-            jm.presets.capi,
-            jm.inverse_block_mask,
-            {"mask_ratio": 0.65, "aspect_ratio": (0.5, 2.0), "roll": True},
-        ),
-        (jm.presets.wav2vec2, jm.span_mask, {"mask_ratio": 0.65, "span": 10}),
-        (jm.presets.hubert, jm.span_mask, {"mask_ratio": 0.8, "span": 10}),
-        (jm.presets.videomae_tube, jm.random_tube_mask, {"mask_ratio": 0.9}),
-        (jm.presets.cjepa, jm.object_mask, {"num_masked": 2}),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_a_preset_is_its_strategy_with_the_published_options(preset, strategy, published):
-    assert preset.func is strategy
-    assert preset.keywords == published
+VJEPA = {"temporal_scale": (1.0, 1.0), "aspect_ratio": (0.75, 1.5), "max_temporal_keep": 1.0}
+IJEPA = {
+    "num_targets": 4,
+    "target_scale": (0.15, 0.2),
+    "target_aspect_ratio": (0.75, 1.5),
+    "context_scale": (0.85, 1.0),
+    "min_keep": 10,
+    "allow_overlap": False,
+}
+PUBLISHED = {
+    "ijepa": (jm.ijepa_masks, IJEPA),
+    "vjepa_short_range": (jm.vjepa_mask, VJEPA | {"num_blocks": 8, "spatial_scale": (0.15,) * 2}),
+    "vjepa_long_range": (jm.vjepa_mask, VJEPA | {"num_blocks": 2, "spatial_scale": (0.7,) * 2}),
+    "vjepa21_image": (jm.vjepa_mask, VJEPA | {"num_blocks": 10, "spatial_scale": (0.15,) * 2}),
+    "mae": (jm.random_mask, {"mask_ratio": 0.75}),
+    "mae_st": (jm.random_mask, {"mask_ratio": 1412 / 1568}),
+    "audiomae": (jm.random_mask, {"mask_ratio": 0.8}),
+    "simmim": (jm.random_mask, {"mask_ratio": 0.6, "cell": (8, 8)}),
+    "pixio": (jm.random_mask, {"mask_ratio": 0.75, "cell": (4, 4)}),
+    "videomae_tube": (jm.random_tube_mask, {"mask_ratio": 0.9}),
+    "beit": (jm.blockwise_mask, {"mask_ratio": 75 / 196, "min_block": 16}),
+    "dinov3": (jm.blockwise_mask, {"mask_ratio": (0.1, 0.5), "min_block": 4}),
+    "capi": (
+        jm.inverse_block_mask,
+        {"mask_ratio": 0.65, "aspect_ratio": (0.5, 2.0), "roll": True},
+    ),
+    "wav2vec2": (jm.span_mask, {"mask_ratio": 0.65, "span": 10}),
+    "hubert": (jm.span_mask, {"mask_ratio": 0.8, "span": 10}),
+    "t5": (jm.random_span_mask, {"mask_ratio": 0.15, "mean_span": 3.0, "ends": "t5"}),
+    "cjepa": (jm.object_mask, {"num_masked": 2}),
+}
+
+
+def test_every_preset_is_its_strategy_with_the_published_options():
+    presets = {name: getattr(jm.presets, name) for name in jm.presets.__all__}
+    assert {name: (preset.func, preset.keywords) for name, preset in presets.items()} == PUBLISHED
 
 
 @pytest.mark.parametrize(

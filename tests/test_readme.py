@@ -19,6 +19,8 @@ if not README.exists():
     pytest.skip("the README is not beside the tests", allow_module_level=True)
 TEXT = README.read_text()
 
+pytestmark = pytest.mark.usefixtures("users_promotion")
+
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.M | re.S)

@@ -19,6 +19,8 @@ PAGE = Path(__file__).parents[1] / ".github" / "RECIPES.md"
 if not PAGE.exists():
     pytest.skip("the page is not beside the tests", allow_module_level=True)
 TEXT = PAGE.read_text()
+pytestmark = pytest.mark.usefixtures("users_promotion")
+
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
 RECIPE = re.compile(r"^### (.+)\n(.+)\n```py(thon)?\n((?:.*\n)*?)```\n(.+)\n", re.M)
 RECIPES = {name: (when, code, holds) for name, when, _, code, holds in RECIPE.findall(TEXT)}

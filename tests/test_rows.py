@@ -74,6 +74,11 @@ def test_six_samples_by_hand():
     }
 
 
+def test_pairs_of_equally_spaced_counts_have_equal_totals():
+    order = jm.balanced_order(KEY, np.arange(200), per_row=2)
+    assert set(np.arange(200)[order].reshape(100, 2).sum(1).tolist()) == {199}
+
+
 @pytest.mark.parametrize("enable_x64", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_integers_of_every_type_eager_and_traced_with_every_kind_of_key(enable_x64):
     values = [5, 0, 7, 3, 3, 6]
@@ -345,7 +350,12 @@ def test_outputs_and_gradients_of_a_packed_encoder_equal_those_of_each_sample_al
 # Complete steps, as the page shows them
 
 PAGE = Path(__file__).parents[1] / ".github" / "ROWS.md"
-pages = pytest.mark.skipif(not PAGE.exists(), reason="the page is not beside the tests")
+
+
+def pages(test):
+    """Skips a test where there is no page, and runs the page's code as users do."""
+    test = pytest.mark.usefixtures("users_promotion")(test)
+    return pytest.mark.skipif(not PAGE.exists(), reason="the page is not beside the tests")(test)
 
 
 def code():

@@ -1,22 +1,22 @@
-"""Random subsets are exact and uniform, in both ways of picking them, and programs stay flat."""
+"""Random subsets and clipped counts are exact and uniform, in both ways of picking tokens."""
 
-import contextlib
 import functools
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import slow
+from modes import x64
+from sampling import CHANCE, assert_every_subset_is_equally_likely, counts, random_masks, sampled
 from scipy import stats
+from transcription import clip_count, keys_and_words
 
 import jepa_masks_jax as jm
 from jepa_masks_jax._draws import random_words
 from jepa_masks_jax._subsets import lowest_by_bisection, lowest_by_sorting, random_subset
 
-CHANCE = 1e-6
 _WAYS = (lowest_by_sorting, lowest_by_bisection)
 _OUTSIDE = 2**32 - 1  # what stands for the word of a token outside the pool
 
@@ -96,31 +96,16 @@ def test_every_way_picks_the_lowest_words_to_the_bit(tokens):
 def test_every_subset_of_the_pool_is_equally_likely(pool, count):
     pool = np.array([token == "1" for token in pool])
 
-    def draw(key):
-        return random_subset(random_words(key, pool.size), pool, jnp.int32(count))
+    def draw(key, tokens):
+        return random_subset(random_words(key, tokens), pool, jnp.int32(count))
 
-    keys = jax.random.split(jax.random.key(40), 20_000)
-    masks = np.asarray(jax.jit(jax.vmap(draw))(keys))
-    assert not masks[:, ~pool].any()
-    assert (masks.sum(1) == count).all()
-    _, frequency = np.unique(masks @ (1 << np.arange(pool.size)), return_counts=True)
-    assert len(frequency) == math.comb(pool.sum(), count)
-    assert stats.chisquare(frequency).pvalue > CHANCE
+    masks = sampled(draw, pool.size, keys=20_000)
+    assert counts(masks) == {count}
+    assert_every_subset_is_equally_likely(masks, pool)
 
 
 def without_pool(way, words, count):
     return way(words, None, count)
-
-
-@contextlib.contextmanager
-def strict(enable_x64):
-    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with (
-        enable(enable_x64),
-        jax.numpy_rank_promotion("raise"),
-        jax.numpy_dtype_promotion("strict"),
-    ):
-        yield
 
 
 def _scanned(way, words, count):
@@ -171,7 +156,7 @@ def test_both_ways_are_the_same_under_every_transformation(enable_x64):
             for name, transformed in _TRANSFORMATIONS.items()
         }
 
-    with strict(enable_x64):
+    with x64(enable_x64):
         got = jax.jit(run)(jnp.asarray(draws >> 1), jnp.asarray(counts))
     for name, masks in got.items():
         for mask in masks:
@@ -179,125 +164,86 @@ def test_both_ways_are_the_same_under_every_transformation(enable_x64):
             np.testing.assert_array_equal(mask, expected[name], err_msg=name)
 
 
-_COUNTED = ("sort", "scan", "scatter")
-_LONGEST_SCAN = 48
+# Clipped counts
+
+TWO_THIRDS = np.arange(66).reshape(2, 3, 11) % 3 > 0
 
 
-def equations(jaxpr, platforms=()):
-    """Every equation with the platforms of the branches that it stands in, however nested."""
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        yield equation, platforms
-        branches_of = equation.params.get("branches_platforms")
-        for value in equation.params.values():
-            values = value if isinstance(value, tuple | list) else (value,)
-            inner = [one for one in values if hasattr(getattr(one, "jaxpr", one), "eqns")]
-            if branches_of and len(inner) == len(branches_of):
-                for one, branch in zip(inner, branches_of, strict=True):
-                    name = "default" if branch is None else "+".join(branch)
-                    yield from equations(one, (*platforms, name))
-            else:
-                for one in inner:
-                    yield from equations(one, platforms)
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((2,), {"minimum": 1, "maximum": 1}),
+        ((4, 9), {"minimum": 12, "maximum": 20}),
+        ((2, 3, 11), {"minimum": 40, "maximum": 50, "among": TWO_THIRDS}),
+        ((3, 3), {"exactly": 0}),
+        ((3, 3), {"exactly": 9}),
+    ],
+    ids=["two-tokens", "image", "among", "none", "all"],
+)
+def test_clip_count_is_its_definition(grid, options):
+    keys, words = keys_and_words(21, 300)
+    masks = random_masks(21, grid, 300)
+    clipped = jax.jit(jax.vmap(functools.partial(jm.clip_count, **options)))(keys, masks)
+    for i in range(300):
+        expected = clip_count(words[i], masks[i], **options)
+        np.testing.assert_array_equal(clipped[i], expected, err_msg=f"key {i}")
 
 
-_MASK = np.indices((4, 6)).sum(0) % 2 == 0
-_GRID = (14, 14)
-_BOXES = {
-    "block": lambda key: jm.block_mask(key, _GRID),
-    "block-full": lambda key: jm.block_mask(key, (4, 4), num_targets=9, target_scale=(0.9, 1)),
-    "spatiotemporal": lambda key: jm.spatiotemporal_mask(key, (8, *_GRID)),
-    "multi-block": lambda key: jm.multi_block_mask(key, _GRID),
-    "ijepa": lambda key: jm.ijepa_masks(key, _GRID),
-    "ijepa-reference": lambda key: jm.ijepa_masks(key, _GRID, sampling="reference"),
-    "ijepa-overlap": lambda key: jm.ijepa_masks(key, _GRID, allow_overlap=True),
-    "vjepa": lambda key: jm.vjepa_mask(key, (8, *_GRID)),
-    "vjepa-long": lambda key: jm.vjepa_mask(
-        key, (8, *_GRID), num_blocks=2, spatial_scale=(0.7, 0.7)
-    ),
-    "vjepa-partial": lambda key: jm.vjepa_mask(key, (8, 9, 9), temporal_scale=(0.2, 0.7)),
-    "ijepa-sequence": lambda key: jm.ijepa_masks(key, (70,)),
-    "box": lambda key: jm.box_mask(key, _GRID, num_boxes=40, extent=(2, None)),
-    "inverse-block": lambda key: jm.inverse_block_mask(key, _GRID, mask_ratio=0.65),
-}
-_SUBSETS = {
-    "random": lambda key: jm.random_mask(key, _GRID, mask_ratio=0.7),
-    "random-tube": lambda key: jm.random_tube_mask(key, (8, *_GRID), mask_ratio=0.7),
-    "random-cells": lambda key: jm.random_mask(key, _GRID, num_masked=3, cell=(7, 2)),
-    "span": lambda key: jm.span_mask(key, (100,), mask_ratio=0.5, span=10),
-    "object": lambda key: jm.object_mask(key, 7),
-    "object-range": lambda key: jm.object_mask(key, 7, num_masked=(1, 4)),
-    "clip": lambda key: jm.clip_count(key, jnp.asarray(_MASK), minimum=6, maximum=9),
-    "clip-among": lambda key: jm.clip_count(
-        key, jnp.asarray(_MASK), minimum=14, among=jnp.asarray(~_MASK)
-    ),
-}
+def test_clip_count_adds_nothing_outside_among_and_stops_when_it_runs_out():
+    mask, among = np.zeros((2, 4, 40), bool)
+    mask[0, :3] = True
+    among[:, :2] = True
+    clipped = sampled(jm.clip_count, mask, minimum=100, among=among)
+    np.testing.assert_array_equal(clipped, np.broadcast_to(mask | among, clipped.shape))
 
 
-def _indices(key):
-    del key
-    return tuple(jm.token_indices(jnp.asarray(_MASK), size=9))
+@pytest.mark.parametrize("among", [[True], [True] * 3, [False, True, False, True]], ids=str)
+def test_clip_count_takes_the_whole_pool_where_it_has_to(among):
+    nothing, options = np.zeros(len(among), bool), {"minimum": len(among)}
+    if not all(among):
+        options["among"] = np.array(among)
+    masks = sampled(jm.clip_count, nothing, keys=20_000, **options)
+    np.testing.assert_array_equal(masks, np.broadcast_to(among, masks.shape))
 
 
-def structure(function, *, batched=False):
-    """How many sorts, scans and scatters stand outside all branches, and in each platform's."""
-    example = jax.random.key(0)
-    if batched:
-        function, example = jax.vmap(function), jax.random.split(example, 3)
-    counts = {}
-    for equation, platforms in equations(jax.make_jaxpr(function)(example)):
-        name = equation.primitive.name
-        assert name not in ("while", "while_loop")
-        if name == "scan":
-            assert equation.params["length"] <= _LONGEST_SCAN
-        for platform in platforms or ("outside",):
-            counts.setdefault(platform, dict.fromkeys(_COUNTED, 0))
-        for counted in _COUNTED:
-            if name == counted or name.startswith(f"{counted}-"):
-                counts[(platforms or ("outside",))[-1]][counted] += 1
-    return counts
+@pytest.mark.slow
+def test_a_count_is_exact_beyond_what_float32_counts():
+    clipped = jm.clip_count(jax.random.key(0), np.zeros(2**24 + 64, bool), exactly=2**24 + 3)
+    assert np.asarray(clipped).sum() == 2**24 + 3  # 2**24 + 4 in float32
 
 
-_NONE = dict.fromkeys(_COUNTED, 0)
+@pytest.mark.slow
+def test_clip_count_leaves_every_subset_equally_likely_when_it_removes():
+    mask = np.arange(40).reshape(2, 20) % 5 == 2
+    mask[1, 18] = True  # 9 tokens in two words
+    clipped = sampled(jm.clip_count, mask, keys=25_200, maximum=4)
+    assert_every_subset_is_equally_likely(clipped, mask)
 
 
-@pytest.mark.parametrize("batched", [slow(False), True], ids=["one", "batch"])
-@pytest.mark.parametrize("name", _BOXES)
-def test_masks_of_boxes_have_no_loops_sorts_or_scatters(name, batched):
-    assert structure(_BOXES[name], batched=batched) == {"outside": _NONE}
+@pytest.mark.slow
+def test_clip_count_adds_every_subset_equally_likely_from_among():
+    mask = np.arange(40).reshape(2, 20) % 7 == 0
+    among = np.arange(40).reshape(2, 20) % 4 == 1
+    among[0, :2] = True  # 9 tokens that the mask lacks, and some that it holds
+    minimum = int(mask.sum()) + 4
+    clipped = sampled(jm.clip_count, mask, keys=25_200, minimum=minimum, among=among)
+    assert clipped[:, mask].all()
+    assert_every_subset_is_equally_likely(clipped & ~mask, among & ~mask)
 
 
-@pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
-@pytest.mark.parametrize("name", _SUBSETS)
-def test_subsets_are_two_sorts_or_on_a_cpu_two_short_scans(name, batched):
-    assert structure(_SUBSETS[name], batched=batched) == {
-        "outside": _NONE,
-        "default": _NONE | {"sort": 2},
-        "cpu": _NONE | {"scan": 2},
-    }
+@pytest.mark.slow
+def test_clip_count_adds_every_subset_equally_likely_from_anywhere():
+    clipped = sampled(jm.clip_count, np.zeros((3, 3), bool), keys=25_200, minimum=4)
+    assert_every_subset_is_equally_likely(clipped)
 
 
-@pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
-def test_blockwise_masks_are_one_scan_over_the_tries_and_a_subset(batched):
-    assert structure(lambda key: jm.blockwise_mask(key, _GRID, num_masked=75), batched=batched) == {
-        "outside": _NONE | {"scan": 1},
-        "default": _NONE | {"sort": 2},
-        "cpu": _NONE | {"scan": 2},
-    }
-
-
-def test_token_indices_are_one_sort_on_a_tpu_only():
-    counts = structure(_indices)
-    assert counts["tpu"] == _NONE | {"sort": 1}
-    assert (counts["default"]["sort"], counts["default"]["scan"]) == (0, 0)
-    assert counts["outside"] == _NONE
-
-
-def test_the_count_of_primitives_sees_into_loops_and_branches():
-    def function(key):
-        x = jax.random.bits(key, (5,))
-        x = jax.lax.cond(x[0] > 3, jnp.sort, lambda x: x, x)
-        return jax.jit(lambda x: jax.lax.scan(lambda c, y: (c, jnp.sort(x) + y), 0, x))(x)
-
-    assert structure(function) == {"outside": _NONE | {"sort": 2, "scan": 1}}
-    with pytest.raises(AssertionError):
-        structure(lambda key: jax.lax.while_loop(lambda i: i < 3, lambda i: i + 1, 0))
+@pytest.mark.slow
+def test_clip_count_has_the_same_chance_for_every_token_of_a_large_grid():
+    """Chi-square of how often each token is in one of many subsets of one size."""
+    kept = sampled(jm.clip_count, np.ones((16, 24, 24), bool), keys=500, maximum=3000)
+    assert counts(kept) == {3000}
+    rows, chance = kept.reshape(500, -1), kept.mean()
+    tokens = rows.shape[1]
+    variance = 500 * chance * (1 - chance) * tokens / (tokens - 1)
+    statistic = np.sum((rows.sum(0) - 500 * chance) ** 2) / variance
+    assert CHANCE / 2 < stats.chi2.sf(statistic, tokens - 1) < 1 - CHANCE / 2

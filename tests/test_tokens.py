@@ -20,7 +20,8 @@ from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
-from transcription import clip_count, keys_and_words
+from modes import code_of, x64
+from sampling import random_masks
 
 import jepa_masks_jax as jm
 from jepa_masks_jax import _types
@@ -28,53 +29,6 @@ from jepa_masks_jax import _types
 
 def batched(function):
     return jax.jit(jax.vmap(function))
-
-
-def random_masks(seed, grid, count):
-    """Masks of all densities."""
-    rng = np.random.default_rng(seed)
-    density = rng.random((count, *[1] * len(grid)))
-    return rng.random((count, *grid)) < density
-
-
-@pytest.mark.parametrize(
-    ("grid", "options"),
-    [
-        ((2,), {"minimum": 1, "maximum": 1}),
-        ((4, 9), {"minimum": 12, "maximum": 20}),
-        (
-            (2, 3, 11),
-            {"minimum": 40, "maximum": 50, "among": np.arange(66).reshape(2, 3, 11) % 3 > 0},
-        ),
-    ],
-    ids=["two-tokens", "image", "among"],
-)
-def test_clip_count_is_its_definition(grid, options):
-    keys, words = keys_and_words(21, 300)
-    masks = random_masks(21, grid, 300)
-    clip = functools.partial(jm.clip_count, **options)
-    clipped = np.asarray(batched(clip)(keys, masks))
-    for i in range(300):
-        expected = clip_count(words[i], masks[i], **options)
-        np.testing.assert_array_equal(clipped[i], expected, err_msg=f"key {i}")
-
-
-@pytest.mark.parametrize("count", [0, 9])
-def test_clip_count_reaches_no_tokens_and_all(count):
-    masks = random_masks(22, (3, 3), 50)
-    clip = functools.partial(jm.clip_count, minimum=count, maximum=count)
-    clipped = batched(clip)(jax.random.split(jax.random.key(22), 50), masks)
-    np.testing.assert_array_equal(clipped, np.full_like(masks, count > 0))
-
-
-def test_clip_count_adds_nothing_outside_among_and_stops_when_it_runs_out():
-    mask = np.zeros((4, 40), bool)
-    mask[0, :3] = True
-    among = np.zeros((4, 40), bool)
-    among[:, :2] = True
-    clip = functools.partial(jm.clip_count, mask=mask, minimum=100, among=among)
-    clipped = np.asarray(batched(clip)(jax.random.split(jax.random.key(22), 20)))
-    np.testing.assert_array_equal(clipped, np.broadcast_to(mask | among, clipped.shape))
 
 
 def padded_flatnonzero(mask, size):
@@ -175,21 +129,18 @@ def test_take_tokens_passes_no_gradient_through_padding():
     np.testing.assert_array_equal(gradient(jnp.ones((6, 2))), expected)
 
 
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_clip_count_takes_the_whole_pool_where_it_has_to(tokens):
-    keys = jax.random.split(jax.random.key(7), 20_000)
-    nothing = jnp.zeros(tokens, bool)
-    masks = jax.jit(jax.vmap(lambda key: jm.clip_count(key, nothing, minimum=tokens)))(keys)
-    assert masks.all()
+def test_a_list_with_padding_on_a_tpu():
+    with code_of("tpu") as choices:
+        indices, valid = jm.token_indices(np.array([False, True, False, True]), size=3)
+        assert indices.tolist() == [1, 3, 4]
+        assert valid.tolist() == [True, True, False]
+    assert any("tpu" in platforms for platforms in choices)
 
 
-def test_clip_count_takes_all_of_among_where_it_runs_out():
-    keys = jax.random.split(jax.random.key(8), 20_000)
-    among = jnp.array([False, True, False, True])
-    nothing = jnp.zeros(4, bool)
-    clip = functools.partial(jm.clip_count, mask=nothing, minimum=3, among=among)
-    masks = jax.jit(jax.vmap(clip))(keys)
-    assert (masks == among).all()
+def test_an_index_list_is_frozen():
+    indices = jm.token_indices(MASK, size=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        indices.valid = indices.valid
 
 
 def test_token_indices_unpack_and_know_the_grid():
@@ -318,6 +269,63 @@ def test_nan_fills_with_one_compilation(dtype):
         assert len(compiled) == 2  # of take_tokens and of put_tokens
 
 
+def test_valid_counts_in_a_list_of_any_order():
+    unordered = jm.TokenIndices(np.array([2, 0, 1], np.int32), np.array([True, False, True]), 4)
+    put = jm.put_tokens(np.array([[1], [2], [3]], np.float32), unordered)
+    assert put[:, 0].tolist() == [0, 3, 1, 0]
+
+
+PADDED = jm.TokenIndices(np.array([1, 4], np.int32), np.array([True, False]), 4)
+
+
+@pytest.mark.parametrize("enable", [False, True], ids=["32", "64"])
+def test_a_fill_of_float64_is_what_jax_makes_of_it(enable):
+    with x64(enable):
+        taken = jm.take_tokens(np.ones((4, 2)), PADDED, fill=0.1)
+        put = jm.put_tokens(np.ones((2, 2)), PADDED, fill=-1)
+        assert taken.dtype == put.dtype == (np.float64 if enable else np.float32)
+        np.testing.assert_array_equal(taken, np.array([[1, 1], [0.1, 0.1]], taken.dtype))
+        np.testing.assert_array_equal(put, [[-1, -1], [1, 1], [-1, -1], [-1, -1]])
+
+
+class JaxArray:
+    """What libraries wrap parameters in."""
+
+    def __init__(self, value):
+        self.value = jnp.float32(value)
+        self.dtype, self.shape = self.value.dtype, self.value.shape
+
+    def __jax_array__(self):
+        return self.value
+
+
+def test_a_wrapped_fill_is_read_at_every_call():
+    for value in (7.0, 8.0):
+        put = jm.put_tokens(np.ones((2, 2), np.float32), PADDED, fill=JaxArray(value))
+        assert put[0].tolist() == [value, value]
+
+
+def test_keys_are_tokens():
+    keys = jax.random.split(jax.random.key(0), 4)
+    taken = jm.take_tokens(keys[:, None], PADDED)
+    put = jm.put_tokens(taken, PADDED)
+    bits = np.asarray(jax.random.key_data(keys))
+    np.testing.assert_array_equal(jax.random.key_data(taken)[0, 0], bits[1])
+    np.testing.assert_array_equal(jax.random.key_data(put)[1, 0], bits[1])
+    assert not jax.random.key_data(put)[np.array([0, 2, 3])].any()
+    with pytest.raises(ValueError, match="fill must be a number that key<fry> tokens can hold"):
+        jm.take_tokens(keys[:, None], PADDED, fill=1)
+
+
+def test_powers_of_two_are_tokens():
+    tokens = np.array([[1], [4], [2], [8]], jnp.float8_e8m0fnu)
+    taken = jm.take_tokens(tokens, PADDED)
+    assert taken.dtype == tokens.dtype
+    assert taken[0].astype(np.float32) == 4
+    put = jm.put_tokens(taken, PADDED, fill=2)
+    assert put[:, 0].astype(np.float32).tolist() == [2, 4, 2, 2]
+
+
 @contextlib.contextmanager
 def compilations():
     """Records what is compiled."""
@@ -401,6 +409,28 @@ def test_an_exported_function_that_takes_index_lists_is_serialised():
     stored = export.export(jax.jit(jm.take_tokens))(tokens, indices).serialize()
     taken = export.deserialize(stored).call(tokens, indices)
     assert taken[:, 0].tolist() == [1, 2, 5, 0]
+
+
+def test_exported_pairs_of_masks_and_lists_keep_their_public_names():
+    def sample(key):
+        masks = jm.ijepa_masks(key, (8, 8), num_targets=1, min_keep=1)
+        return masks, jm.token_indices(masks.context, size=9)
+
+    key = jax.random.key(0)
+    stored = export.export(jax.jit(sample))(key).serialize()
+    for name in (b"jepa_masks_jax.ContextTargetMasks", b"jepa_masks_jax.TokenIndices"):
+        assert name in stored
+    masks, listed = export.deserialize(stored).call(key)
+    expected, expected_list = jax.jit(sample)(key)
+    np.testing.assert_array_equal(masks.targets, expected.targets)
+    np.testing.assert_array_equal(masks.context, expected.context)
+    np.testing.assert_array_equal(listed.indices, expected_list.indices)
+
+
+def test_two_lists_compare_as_one_bool():
+    one, other = (jm.token_indices(MASK, size=3) for _ in range(2))
+    assert ((one == one), (one == other), (one != other)) == (True, False, True)
+    assert len({one, other}) == 2
 
 
 def test_a_reloaded_module_registers_its_types_again():

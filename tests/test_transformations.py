@@ -134,7 +134,7 @@ def test_a_step_on_sequences_traces_once_and_masks_differ():
             context, targets = jm.ijepa_masks(draw, (1214,))
             seen = jm.token_indices(context, size=200, key=pick)
             masked = jm.token_indices(targets[0], size=242)
-            mean = jm.take_tokens(tokens, seen).sum(0) / seen.valid.sum()
+            mean = jm.take_tokens(tokens, seen).sum(0, keepdims=True) / np.float32(200)
             error = (jm.take_tokens(tokens, masked) - mean) ** 2
             return error.mean(where=masked.valid[:, None]), seen.valid.sum()
 

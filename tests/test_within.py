@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sampling
 import transcription
 from cases import slow
 from hypothesis import strategies as st
@@ -56,10 +57,6 @@ def span_definition(words, size, *, overlap=True, mask_ratio, span):
     return definition(words, size, mask_ratio, min(span, size[0] - 1))
 
 
-def random_definition(words, size, *, num_masked=None, mask_ratio=None):
-    return transcription.among(words, np.ones(size, bool), mask_ratio or num_masked)
-
-
 class Case(NamedTuple):
     """A function, the static grid, its options, and its definition."""
 
@@ -85,26 +82,16 @@ class Case(NamedTuple):
         return hash((self.name, self.grid))
 
 
-def _ijepa(name, grid, **options):
-    return Case(f"ijepa{name}", jm.ijepa_masks, grid, options, ijepa_definition)
+def kind(name, function, definition):
+    """Makes cases of a function: of a name, a grid and options."""
+    return lambda more, grid, **options: Case(f"{name}{more}", function, grid, options, definition)
 
 
-def _vjepa(name, grid, **options):
-    return Case(f"vjepa{name}", jm.vjepa_mask, grid, options, transcription.vjepa_mask)
-
-
-def _spans(name, grid, **options):
-    return Case(f"spans{name}", jm.span_mask, grid, options, span_definition)
-
-
-def _random(name, grid, **options):
-    return Case(f"random{name}", jm.random_mask, grid, options, random_definition)
-
-
-def _boxes(name, grid, **options):
-    return Case(f"boxes{name}", jm.box_mask, grid, options, box_mask)
-
-
+_ijepa = kind("ijepa", jm.ijepa_masks, ijepa_definition)
+_vjepa = kind("vjepa", jm.vjepa_mask, transcription.vjepa_mask)
+_spans = kind("spans", jm.span_mask, span_definition)
+_random = kind("random", jm.random_mask, transcription.random_mask)
+_boxes = kind("boxes", jm.box_mask, box_mask)
 LONG_RANGE = {"num_blocks": 2, "spatial_scale": (0.7, 0.7)}
 WAV2VEC2 = dict(jm.presets.wav2vec2.keywords)
 IJEPA = _ijepa("", (9, 9), num_targets=2)
@@ -279,15 +266,7 @@ def test_many_sizes_in_larger_grids(case, data):
     assert_sides_hold(case, masks, sizes)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        IJEPA,
-        RANDOM,
-        *map(slow, [VJEPA, SPANS, BOXES]),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("case", [IJEPA, RANDOM, *map(slow, [VJEPA, SPANS, BOXES])], ids=repr)
 def test_eager_calls_with_tuples_and_lists_are_traced_once(case):
     keys, words = keys_and_words()
     sizes = [case.grid, tuple(side - 1 for side in case.grid), (2,) * len(case.grid)]
@@ -426,7 +405,7 @@ def test_sides_of_every_type(dtype, enable_x64):
         assert jm.inside((3, 4), [2, jnp.asarray(size[1])]).tolist() == _INSIDE
 
 
-def test_sides_are_clamped():
+def test_sides_are_clamped_whatever_their_width():
     def count(within):
         return jm.inside((3, 4), within).sum(0).tolist()
 
@@ -436,6 +415,11 @@ def test_sides_are_clamped():
     assert count(np.array([-128, 127], np.int8)) == [1, 1, 1, 1]
     assert count(np.array([2**32 - 1, 2**31], np.uint32)) == [3, 3, 3, 3]
     assert count((jnp.int32(-(2**31)), jnp.int32(2**31 - 1))) == [1, 1, 1, 1]
+    assert count((jnp.uint32(2**32 - 1), 2)) == [3, 3, 0, 0]  # -1 as int32
+    assert count((-(2**40), 2)) == [1, 1, 0, 0]
+    for four_bits in (np.array([2, 3], jnp.int4), jnp.array([2, 3], jnp.int4)):
+        assert count(four_bits) == [2, 2, 2, 0]
+    assert count((np.array(2, jnp.int4), jnp.array(3, jnp.uint4))) == [2, 2, 2, 0]
     with x64(True):
         assert count(np.array([2**63 - 1, -(2**63)])) == [3, 0, 0, 0]
         assert count(jnp.array([2**40, 2**32])) == [3, 3, 3, 3]
@@ -458,27 +442,16 @@ def test_a_tuple_may_hold_a_traced_side():
 
 
 @pytest.mark.slow
-def test_within_and_among_are_the_static_grid_with_the_first_of_among():
-    keys = keys_and_words()[0][:50]
+@pytest.mark.parametrize(("height", "width"), [(4, 7), (6, 2)])
+def test_within_and_among_are_the_static_grid_with_the_first_of_among(height, width):
     among = np.random.default_rng(1).random((6, 7)) < 0.5
-    sizes = [(4, 7), (6, 2)]
-
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, None))
-    def both(key, sizes):
-        options = {"mask_ratio": (0.2, 0.8)}
-        return (
-            jax.vmap(lambda s: jm.random_mask(key, (6, 7), within=s, among=among, **options))(
-                sizes
-            ),
-            [jm.random_mask(key, (h, w), among=among[:h, :w], **options) for h, w in static],
-        )
-
-    static = sizes
-    got, expected = both(keys, np.array(sizes))
-    for i, masks in enumerate(expected):
-        for mask, other in zip(got[:, i], masks, strict=True):
-            np.testing.assert_array_equal(mask, padded(np.asarray(other), (6, 7)))
+    own = among[:height, :width]
+    within = {"among": among, "within": (height, width)}
+    got = sampling.sampled(jm.random_mask, (6, 7), keys=50, mask_ratio=(0.2, 0.8), **within)
+    expected = sampling.sampled(
+        jm.random_mask, (height, width), keys=50, mask_ratio=(0.2, 0.8), among=own
+    )
+    np.testing.assert_array_equal(got, padded(expected, (6, 7)))
 
 
 @pytest.mark.parametrize("case", OF_EACH_FUNCTION, ids=repr)

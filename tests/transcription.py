@@ -215,13 +215,6 @@ def random_subset(words, pool, count):
     return picked
 
 
-def random_mask(words, grid, least, most):
-    """Reads a word for each token, then one for the count, of `least` to `most`."""
-    tokens = math.prod(grid)
-    count = least + whole(words[tokens], most - least + 1)
-    return random_subset(words, np.ones(tokens, bool), count).reshape(grid)
-
-
 def count_range(eligible, masked):
     """The lowest and the highest count of a ratio or a count, each one or a pair."""
     pair = masked if isinstance(masked, tuple) else (masked, masked)
@@ -237,6 +230,18 @@ def among(words, pool, masked):
     low, high = count_range(int(pool.sum()), masked)
     count = low + whole(words[pool.size], high - low + 1)
     return random_subset(words, pool.reshape(-1), count).reshape(pool.shape)
+
+
+def random_mask(words, grid, mask_ratio=None, num_masked=None):
+    return among(words, np.ones(grid, bool), mask_ratio or num_masked)
+
+
+def random_tube_mask(words, grid, **options):
+    return np.broadcast_to(random_mask(words, grid[1:], **options), grid)
+
+
+def object_mask(words, num_slots, **options):
+    return random_mask(words, (num_slots,), **options)
 
 
 def box_mask(words, grid, num_boxes, extent, placement="inside"):
@@ -261,8 +266,10 @@ def box_mask(words, grid, num_boxes, extent, placement="inside"):
     return mask
 
 
-def clip_count(words, mask, minimum=0, maximum=None, among=None):
+def clip_count(words, mask, minimum=0, maximum=None, among=None, exactly=None):
     """Reads a word for each token."""
+    if exactly is not None:
+        minimum = maximum = exactly
     count, maximum = mask.sum(), mask.size if maximum is None else maximum
     if count > maximum:
         return random_subset(words, mask.reshape(-1), maximum).reshape(mask.shape)
@@ -303,6 +310,51 @@ def spans_apart(words, grid, mask_ratio, span):
     for is_span in random_subset(words, np.ones(items, bool), count):
         tokens += [True] * span if is_span else [False]
     return np.array(tokens)
+
+
+def most_random_spans(length, n, ends):
+    """How many spans of `n` masked tokens there can be."""
+    return min(n, length - n + (ends == "free"))
+
+
+def laid_out(words, length, n, s, ends):
+    """Reads two words for each place: of the seam before a masked token, and of a gap.
+
+    The masked tokens are cut at `s - 1` of their inner seams. The spans stand in `s` of the gaps
+    between context tokens; with T5's ends the first gap holds none and the last one does.
+    """
+    context, place = length - n, np.arange(length)
+    seams = random_subset(words[::2], (place > 0) & (place < n), s - 1)
+    if ends == "free":
+        gaps = random_subset(words[1::2], place <= context, s)
+    else:
+        gaps = random_subset(words[1::2], (place > 0) & (place < context), s - 1)
+        gaps[context] = True
+    spans = iter(np.diff([0, *np.flatnonzero(seams), n]).tolist())
+    tokens = []
+    for gap in range(context + 1):
+        if gap < length and gaps[gap]:
+            tokens += [True] * next(spans)
+        tokens += [False] * (gap < context)
+    assert next(spans, None) is None
+    return np.array(tokens)
+
+
+def random_span_mask(
+    words, length, *, mask_ratio=None, num_masked=None, ends="free", mean_span=3, num_spans=None
+):
+    """The definition; the first word, of no seam, samples the count."""
+    if length == 1:
+        return np.zeros(1, bool)
+    if mask_ratio is not None:
+        pair = np.broadcast_to(mask_ratio, 2).tolist()
+        low, high = (max(round(ratio * length), 1) for ratio in pair)
+    else:
+        low, high = np.broadcast_to(num_masked, 2).tolist()
+    low, high = (min(max(count, 1), length - 1) for count in (low, high))
+    n = low + whole(words[0], high - low + 1)
+    s = round(n / Fraction(str(mean_span))) if num_spans is None else num_spans
+    return laid_out(words, length, n, min(max(s, 1), most_random_spans(length, n, ends)), ends)
 
 
 def log_uniform(word, low, high):

@@ -1,6 +1,6 @@
 """A program as a user with `mypy --strict` writes it: every public function, every kind of value.
 
-mypy reads it in the lint step, and test_right_values.py runs it.
+mypy reads it in the lint step, and test_api.py runs it.
 """
 
 import functools
@@ -106,6 +106,21 @@ def check_tokens(key: jax.Array) -> None:
     assert sorted(order.tolist()) == [0, 1, 2, 3]
 
 
+def check_rows(key: jax.Array) -> None:
+    masks = np.arange(4) < np.array([[1], [3], [2], [4]])
+    rows, numbers = jm.in_rows(key, (masks, jnp.arange(4)), per_row=np.int64(2))
+    row: jm.TokenIndices = jm.token_indices(rows[0], size=6, per_row=np.int64(2))
+    attention: jax.Array = jm.attention_mask(row)
+    pair = jm.attention_mask((row, row), keys=row)
+    assert (attention.shape, pair.shape, row.per_row) == ((6, 6), (12, 6), 2)
+    assert (row.sample.shape, row.place.shape, numbers.shape) == ((6,), (6,), (2, 2))
+    grid = (np.int64(4), np.int64(4))
+    sizes: jm.ContextTargetMasks = jm.list_size(
+        lambda key: jm.presets.ijepa(key, grid, num_targets=1, min_keep=1), multiple=np.int64(8)
+    )
+    assert sizes.context == 16
+
+
 def check_the_host() -> None:
     masks = np.array([[True, False, False], [False, True, True]])
     statistics: jm.MaskStatistics = jm.mask_statistics(jnp.asarray(masks))
@@ -128,6 +143,7 @@ def main() -> None:
     assert counts["preset"] == 12
     assert min(counts.values()) > 0
     check_tokens(key)
+    check_rows(key)
     check_the_host()
 
 

@@ -1,4 +1,7 @@
-"""Spans that share no token: exact counts, and every placement equally likely."""
+"""The masks of `span_mask`, overlapping and apart.
+
+Their definitions, the law of wav2vec 2.0's loop, exact counts, and every placement equally likely.
+"""
 
 import math
 from fractions import Fraction
@@ -7,32 +10,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import first_fast, slow
+from sampling import (
+    CHANCE,
+    assert_defined,
+    assert_same_distribution,
+    assert_same_mean,
+    counts,
+    runs,
+    sampled,
+)
 from scipy import stats
 from transcription import keys_and_words, most_spans, span_mask, spans_apart
 
 import jepa_masks_jax as jm
 
-CHANCE = 1e-6
 PRESETS = {"wav2vec2": jm.presets.wav2vec2, "hubert": jm.presets.hubert}
 
 
-def sample(keys, grid, **options):
-    return np.asarray(jax.jit(jax.vmap(lambda key: jm.span_mask(key, grid, **options)))(keys))
+@pytest.mark.parametrize(
+    ("length", "mask_ratio", "span"),
+    first_fast([(100, 0.65, 10), (37, 0.01, 3), (20, 0.5, 1), (9, 0.1, 8)], fast=2),
+)
+def test_definition(length, mask_ratio, span):
+    assert_defined(jm.span_mask, (length,), mask_ratio=mask_ratio, span=span)
 
 
 @pytest.mark.parametrize(
-    ("length", "ratio", "span"),
-    [
-        (40, 0.55, 3),
-        pytest.param(17, 0.9, 4, marks=pytest.mark.slow),
-        pytest.param(9, 0.01, 8, marks=pytest.mark.slow),
-    ],
+    ("length", "mask_ratio", "span"),
+    first_fast([(40, 0.55, 3), (17, 0.9, 4), (9, 0.01, 8)], fast=1),
 )
-def test_spans_apart_are_their_definition(length, ratio, span):
-    keys, words = keys_and_words(7, 200, 450)
-    masks = sample(keys, (length,), mask_ratio=ratio, span=span, overlap=False)
-    for i, mask in enumerate(masks):
-        np.testing.assert_array_equal(mask, spans_apart(words[i], (length,), ratio, span), str(i))
+def test_definition_of_spans_apart(length, mask_ratio, span):
+    def definition(words, grid, overlap, **options):
+        return spans_apart(words, grid, **options)
+
+    options = {"mask_ratio": mask_ratio, "span": span, "overlap": False}
+    assert_defined(jm.span_mask, (length,), definition, **options)
+
+
+@pytest.mark.parametrize(("length", "mask_ratio", "span"), [slow(100, 0.65, 10), slow(49, 0.3, 3)])
+def test_masks_are_those_of_the_loop(length, mask_ratio, span):
+    def spans(rng):
+        """wav2vec 2.0: distinct starts, here also the last one that fits."""
+        count = max(int(mask_ratio * length / span + rng.random()), 1)
+        mask = np.zeros(length, bool)
+        for start in rng.choice(length - span + 1, count, replace=False):
+            mask[start : start + span] = True
+        return mask
+
+    rng = np.random.default_rng(55)
+    ours = sampled(jm.span_mask, (length,), keys=2000, mask_ratio=mask_ratio, span=span)
+    theirs = np.array([spans(rng) for _ in ours])
+    assert_same_distribution(ours, theirs)
+    assert_same_mean(ours.sum(1), theirs.sum(1))
+    assert ours[:, -1].any()
 
 
 @pytest.mark.slow
@@ -52,7 +83,7 @@ def test_a_decimal_ratio_is_what_its_digits_say(monkeypatch):
 
     @jax.jit
     @jax.vmap
-    def counts(key):
+    def masked(key):
         return [
             jm.span_mask(key, (length,), mask_ratio=ratio, span=span, overlap=False).sum()
             for length, ratio, span in cases
@@ -60,26 +91,24 @@ def test_a_decimal_ratio_is_what_its_digits_say(monkeypatch):
 
     monkeypatch.setattr(jax.random, "bits", first_word)
     try:
-        got = counts(jnp.array([[0, 0], [2**31, 0], [2**32 - 1, 0]], jnp.uint32))
+        got = masked(jnp.array([[0, 0], [2**31, 0], [2**32 - 1, 0]], jnp.uint32))
     finally:
         jax.clear_caches()
-    for (_, _, span), spans, masked in zip(cases, exact, got, strict=True):
-        assert masked.tolist() == [spans * span] * 3
+    for (_, _, span), spans, count in zip(cases, exact, got, strict=True):
+        assert count.tolist() == [spans * span] * 3
+
+
+def test_spans_of_one_token_that_are_few():
+    options = {"mask_ratio": 0.004, "span": 1, "overlap": False}
+    assert counts(sampled(jm.span_mask, (1000,), keys=50, **options)) == {4}  # 0.004 * 1000
 
 
 @pytest.mark.slow
 def test_the_count_of_spans_is_one_of_two_and_right_in_the_mean():
-    keys = jax.random.split(jax.random.key(2), 2000)
-    masks = sample(keys, (50,), mask_ratio=0.37, span=5, overlap=False)
-    spans = masks.sum(1) / 5
+    options = {"mask_ratio": 0.37, "span": 5, "overlap": False}
+    spans = sampled(jm.span_mask, (50,), keys=2000, **options).sum(1) / 5
     assert set(spans.tolist()) == {3, 4}  # 0.37 * 50 / 5 = 3.7
-    assert stats.binomtest(int((spans == 4).sum()), len(keys), 0.7).pvalue > CHANCE
-
-
-def runs(mask):
-    """The lengths of the runs of masked tokens."""
-    edges = np.flatnonzero(np.diff(np.pad(mask.astype(int), 1)))
-    return edges[1::2] - edges[::2]
+    assert stats.binomtest(int((spans == 4).sum()), 2000, 0.7).pvalue > CHANCE
 
 
 def of_each_length(preset, lengths, keys, **options):
@@ -89,13 +118,7 @@ def of_each_length(preset, lengths, keys, **options):
     return np.asarray(jax.jit(jax.vmap(draw, (None, 0)))(keys, np.array(lengths)))
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [
-        pytest.param(PRESETS["wav2vec2"], id="wav2vec2"),
-        pytest.param(PRESETS["hubert"], id="hubert", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("preset", [PRESETS["wav2vec2"], slow(PRESETS["hubert"])], ids=PRESETS)
 def test_every_length_above_a_span_has_masked_tokens_and_others(preset):
     lengths = range(11, 401)
     keys, words = keys_and_words(7, 4, 450)
@@ -137,8 +160,8 @@ def test_no_length_up_to_400_is_refused(preset):
 )
 def test_every_placement_is_equally_likely(length, ratio, span, count):
     """Of masks with one count of spans, where the ratio allows two."""
-    keys = jax.random.split(jax.random.key(3), 60_000)
-    masks = sample(keys, (length,), mask_ratio=ratio, span=span, overlap=False)
+    options = {"mask_ratio": ratio, "span": span, "overlap": False}
+    masks = sampled(jm.span_mask, (length,), keys=60_000, **options)
     masks = masks[masks.sum(1) == count * span]
     placements = math.comb(length - count * (span - 1), count)
     # Adjacent spans can be one run: the mask tells where each is, because all are equally long.

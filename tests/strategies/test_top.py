@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from modes import code_of, every_check, x64
+from sampling import assert_every_subset_is_equally_likely, counts, sampled
 
 import jepa_masks_jax as jm
 
@@ -85,27 +86,30 @@ def assert_highest(dtype, masks):
         np.testing.assert_array_equal(np.sort(values[chosen]), np.sort(values[expected]))
 
 
-@functools.cache
-def masks_of_ties():
-    """40,000 masks of the tokens 1, 2, 4, 5 and 7 with the same score, two of which are taken."""
+def test_every_subset_of_equal_scores_is_equally_likely_in_both_ways():
+    """Of the tokens 1, 2, 4, 5 and 7 with the same score, two are taken."""
     scores = jnp.array([3, 1, 1, 5, 1, 1, 0, 1, 1, 9], jnp.bfloat16)
-    among = np.arange(10) < 8
-    keys = jax.random.split(jax.random.key(5), 40_000)
-    draw = jax.vmap(lambda key: jm.top_mask(scores, num_masked=4, among=among, key=key))
-    return np.asarray(jax.jit(draw)(keys))
-
-
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_every_subset_of_equal_scores_is_equally_likely(platform):
-    """Chi-square of 9 degrees of freedom: above 46 in one run of a million."""
-    with code_of(platform):
-        masks = masks_of_ties.__wrapped__()
-    np.testing.assert_array_equal(masks, masks_of_ties())
+    options = {"num_masked": 4, "among": np.arange(10) < 8}
+    both = []
+    for platform in ("cpu", "tpu"):
+        with code_of(platform):
+            draw = lambda key, scores: jm.top_mask(scores, key=key, **options)  # noqa: E731
+            both.append(sampled(draw, scores, keys=40_000))
+    masks, others = both
+    np.testing.assert_array_equal(masks, others)
     assert masks[:, [0, 3]].all()
-    subsets, counts = np.unique(masks[:, [1, 2, 4, 5, 7]], axis=0, return_counts=True)
-    assert len(subsets) == 10
-    assert set(masks.sum(1)) == {4}
-    assert np.sum((counts - 4000) ** 2 / 4000) < 46
+    assert_every_subset_is_equally_likely(masks[:, [1, 2, 4, 5, 7]])
+    assert counts(masks) == {4}
+
+
+def test_pairs_of_twenty_tied_tokens_are_masked_together_equally_often():
+    draw = lambda key, scores: jm.top_mask(scores, num_masked=10, key=key)  # noqa: E731
+    masks = sampled(draw, jnp.zeros(20), keys=20_000)
+    together = masks.astype(int).T @ masks / len(masks)
+    chance, pairs = 9 / 38, ~np.eye(20, dtype=bool)
+    # Five and a half standard deviations: 190 pairs stay within them with error 1e-5.
+    error = 5.5 * np.sqrt(chance * (1 - chance) / len(masks))
+    np.testing.assert_allclose(together[pairs], chance, atol=error)
 
 
 def test_equal_scores_favor_no_row_with_a_key():
