@@ -89,13 +89,8 @@ def in_rows(key: jax.Array, masks: Any, *, per_row: Int) -> Any:
     def sample(key: jax.Array, masks: Any) -> Any:
         first = jnp.asarray(jax.tree.leaves(masks)[0])
         counts = jnp.sum(first, axis=range(1, first.ndim), dtype=jnp.int32)
-        order = balanced_order(key, counts, per_row=per_row)
-
-        def in_order(array: Any) -> jax.Array:
-            ordered = jnp.asarray(array)[order]
-            return ordered.reshape(-1, per_row, *ordered.shape[1:])
-
-        return jax.tree.map(in_order, masks)
+        rows = balanced_order(key, counts, per_row=per_row).reshape(-1, per_row)
+        return jax.tree.map(lambda array: jnp.asarray(array)[rows], masks)
 
     return sample(key, masks)
 
@@ -239,10 +234,8 @@ def attention_mask(
     queries = _lists("queries", queries)
     keys = queries if keys is None else _lists("keys", keys)
     if len({listed.per_row for listed in (*queries, *keys)}) > 1:
-        per_row = [[listed.per_row for listed in lists] for lists in (queries, keys)]
-        raise ValueError(
-            f"queries and keys must have one per_row, got {per_row[0]} and {per_row[1]}"
-        )
+        got = " and ".join(str([listed.per_row for listed in lists]) for lists in (queries, keys))
+        raise ValueError(f"queries and keys must have one per_row, got {got}")
 
     @_tracing.jit
     def same_sample(queries: Any, keys: Any) -> jax.Array:

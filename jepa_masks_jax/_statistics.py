@@ -179,8 +179,8 @@ def list_size(
 
     def totals_of_group(key: jax.Array, counts: list[jax.Array]) -> list[jax.Array]:
         order = balanced_order(key, jnp.sum(counts[0], axis=1), per_row=per_row)
-        rows = [of_one[order].reshape(-1, per_row, of_one.shape[1]) for of_one in counts]
-        return [jnp.sum(row, axis=1, dtype=jnp.int32) for row in rows]
+        rows = order.reshape(-1, per_row)
+        return [jnp.sum(of_one[rows], axis=1, dtype=jnp.int32) for of_one in counts]
 
     def totals(mask_key: jax.Array, order_key: jax.Array) -> list[jax.Array]:
         keys = jax.random.split(mask_key, (-(-groups * group // at_once), at_once))
