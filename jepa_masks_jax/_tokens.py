@@ -91,25 +91,18 @@ def token_indices(
     def listed(mask: jax.Array, key: jax.Array | None) -> TokenIndices:
         if key is not None:
             mask = _subsets.clip(key, mask, None, 0, size)
-        indices = lax.platform_dependent(
-            mask.reshape(-1),
-            tpu=lambda flat: _sorted_indices(flat)[:size],
-            default=lambda flat: _counted_indices(flat, size),
-        )
+
+        def by_sorting(flat: jax.Array) -> jax.Array:
+            return lax.sort(jnp.where(flat, lax.iota(jnp.int32, flat.size), flat.size))[:size]
+
+        def by_counting(flat: jax.Array) -> jax.Array:
+            place = jnp.cumsum(flat, dtype=jnp.int32) - 1
+            return _inverse(jnp.where(flat & (place < size), place, size), size)
+
+        indices = lax.platform_dependent(mask.reshape(-1), tpu=by_sorting, default=by_counting)
         return TokenIndices(indices, indices < mask.size, mask.size, samples)
 
     return listed(mask, None if key is None else _check.key(key))
-
-
-def _sorted_indices(flat: jax.Array) -> jax.Array:
-    index = lax.iota(jnp.int32, flat.size)
-    return lax.sort(jnp.where(flat, index, flat.size))
-
-
-def _counted_indices(flat: jax.Array, size: int) -> jax.Array:
-    place = jnp.cumsum(flat, dtype=jnp.int32) - 1
-    place = jnp.where(flat & (place < size), place, size)
-    return _inverse(place, size)
 
 
 def _inverse(places: jax.Array, size: int) -> jax.Array:
@@ -223,11 +216,8 @@ def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> ja
         [[5.0], [60.0], [70.0]]
     """
     check_indices("indices", indices)
-    _check_tokens(
-        tokens,
-        indices.indices.shape[0],
-        "one for each entry of the index list; use jax.vmap for a batch",
-    )
+    advice = "one for each entry of the index list; use jax.vmap for a batch"
+    _check_tokens(tokens, indices.indices.size, advice)
     if _check.is_array(fill):
         _check_fill_array(fill, tokens, indices.num_tokens)
     else:
