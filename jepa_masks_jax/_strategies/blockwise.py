@@ -151,10 +151,5 @@ def blockwise_mask(
 
 
 def _check_area(name: str, area: Any, tokens: int) -> int:
-    area = _check.integer(name, area)
-    if area > tokens:
-        raise ValueError(
-            f"{name} must be in [1, {tokens}], the tokens of the grid, got {area}; "
-            f"pass a smaller {name} if it is the default or a preset's"
-        )
-    return area
+    hint = f" on {tokens} tokens; pass a smaller {name} if it is the default or a preset's"
+    return _check.integer(name, area, 1, tokens, hint)
