@@ -268,13 +268,10 @@ def _check_options(
 
 def _plan(tokens: np.ndarray, options: _Options) -> tuple[JepaBlocks, JepaBlocks]:
     """Plans the targets and the context."""
-    aspect_ratio = options.target_aspect_ratio
-    counts = _draws.uniform(*(tokens * scale for scale in options.context_scale))
-    square = None if aspect_ratio is None else _sizes.SQUARE
-    return (
-        _sizes.jepa_blocks(tokens, "target_aspect_ratio", options.target_scale, aspect_ratio),
-        JepaBlocks(counts, square),
-    )
+    scale, aspect_ratio = options.target_scale, options.target_aspect_ratio
+    targets = _sizes.jepa_blocks(tokens, "target_aspect_ratio", scale, aspect_ratio)
+    counts = _draws.uniform(*(tokens * end for end in options.context_scale))
+    return targets, JepaBlocks(counts, None if aspect_ratio is None else _sizes.SQUARE)
 
 
 _THINNEST = 0.4
@@ -286,10 +283,8 @@ def _allowed_counts(grid: tuple[int, ...], options: _Options) -> IjepaCounts:
     targets, context = _tracing.planned(_plan, math.prod(grid), options)
 
     def areas(count: int, blocks: JepaBlocks, room: tuple[int, ...]) -> list[int]:
-        keep_area = not options.reference
-        return list(
-            map(math.prod, _sizes.all_sides(count, blocks.aspects, room, keep_area=keep_area))
-        )
+        sides = _sizes.all_sides(count, blocks.aspects, room, keep_area=not options.reference)
+        return [math.prod(of_one) for of_one in sides]
 
     (smallest, largest), room = targets.counts.floors, options.room(grid)
     if options.reference:
