@@ -238,12 +238,9 @@ def find_strategy(args: argparse.Namespace) -> None:
     if args.strategy not in names:
         word = args.strategy.lower().replace("-", "_")
         close = [name for name in names if word in name] or difflib.get_close_matches(word, names)
-        hint = (
-            f", did you mean {' or '.join(sorted(close, key=len)[:4])}?" if word and close else ""
-        )
-        raise ValueError(
-            f"STRATEGY must be one of those that --help lists, got {args.strategy}{hint}"
-        )
+        likely = " or ".join(sorted(close, key=len)[:4])
+        got = f"{args.strategy}, did you mean {likely}?" if word and close else args.strategy
+        raise ValueError(f"STRATEGY must be one of those that --help lists, got {got}")
 
 
 def check_args(args: argparse.Namespace) -> None:

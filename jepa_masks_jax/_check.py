@@ -57,17 +57,16 @@ def is_array(value: Any) -> bool:
 
 def key(key: Any) -> jax.Array:
     """Returns one typed or legacy key."""
-    dtype, shape = (key.dtype, key.shape) if is_array(key) else (np.dtype(object), ())
-    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not typed and (dtype != jnp.uint32 or shape == ()):
-        advice = "" if is_array(key) else "; with flax.nnx pass what rngs() returns"
-        raise TypeError(
-            "key must be a JAX PRNG key, as jax.random.key(0) makes; got "
-            f"{brief(key) if is_array(key) else type(key).__name__}{advice}"
-        )
-    if len(shape) != (0 if typed else 1):
+    meaning = "key must be a JAX PRNG key, as jax.random.key(0) makes; got"
+    if not is_array(key):
+        got = type(key).__name__
+        raise TypeError(f"{meaning} {got}; with flax.nnx pass what rngs() returns")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and (key.dtype != jnp.uint32 or key.shape == ()):
+        raise TypeError(f"{meaning} {brief(key)}")
+    if len(key.shape) != (0 if typed else 1):
         raise ValueError(
-            f"key must be a single key, got an array of keys of shape {shape}; "
+            f"key must be a single key, got an array of keys of shape {key.shape}; "
             "use jax.vmap for a batch"
         )
     return key

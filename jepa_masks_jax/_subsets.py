@@ -156,9 +156,7 @@ def clip_count(
             raise TypeError("exactly must not be given together with minimum or maximum")
         count = _check.count("exactly", exactly, 0, mask.size)
         return clip(key, mask, among, count, count)
-    if maximum is None:
-        maximum = mask.size
-    maximum = _check.count("maximum", maximum, 0, mask.size)
+    maximum = mask.size if maximum is None else _check.count("maximum", maximum, 0, mask.size)
     minimum = _check.count("minimum", minimum, 0, mask.size)
     if isinstance(minimum, int) and isinstance(maximum, int) and minimum > maximum:
         raise ValueError(f"minimum must be at most maximum, got {minimum} and {maximum}")

@@ -23,19 +23,14 @@ def _storable(node: type[Node]) -> type[Node]:
                 node,
                 serialized_name=name,
                 serialize_auxdata=lambda static: json.dumps(static).encode(),
-                deserialize_auxdata=lambda stored: _stored_static(json.loads(stored)),
+                # Version 0.4.0 stored no `per_row`: it is 1.
+                deserialize_auxdata=lambda stored: (*json.loads(stored), 1)[:2],
             )
     except ValueError as error:
         # A module that is reloaded finds its names taken: the types of its first import keep them.
         if "Duplicate" not in str(error):
             raise
     return node
-
-
-def _stored_static(values: list[int]) -> tuple[int, int]:
-    """Returns `num_tokens` and `per_row`, which version 0.4.0 did not store."""
-    num_tokens, per_row = (*values, 1)[:2]
-    return num_tokens, per_row
 
 
 @_storable
