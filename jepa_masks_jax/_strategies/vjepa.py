@@ -135,12 +135,13 @@ def vjepa_mask(
             lengths, open_frames = _tracing.planned(plan_time, real.within[0], largest=grid[0])
             can_be_context = RealPart(grid, (open_frames, *frame.within))
             if within is not None or max(lengths.floors[0], 1) >= grid[0]:
-                lengths = None
-        # Without lengths every block lasts all frames: it is placed in one, which is then repeated.
-        room = real if lengths else frame
-        longest = (lengths.floors[1],) if lengths else ()
+                lengths = None  # Every block lasts all frames.
+
+        # Blocks that last all frames are placed in one frame, which is then repeated.
+        room = frame if lengths is None else real
         context_room = can_be_context.last_axes(len(room.grid))
-        # The sides of the room are ints unless there is a `within`.
+        longest = () if lengths is None else (lengths.floors[1],)
+        # Sides that are traced, as `within` is, tell nothing: then the room may be full.
         may_be_full = within is not None or any(
             _boxes.can_cover(num_blocks, (*longest, *sides), context_room.within)
             for sides in _sizes.all_sides(blocks.counts.floors[1], blocks.aspects, frame.grid)
@@ -149,7 +150,7 @@ def vjepa_mask(
         words = _draws.random_words(key, 3 + math.prod(corner_shape) + 1)
         length_word, count_word, aspect_word = words[:3]
         sides = _sizes.sample_jepa_sides(count_word, aspect_word, blocks, frame.within)
-        if lengths:
+        if lengths is not None:
             sides = lengths.sample_floor(length_word), *sides
         target = _place(words[3:-1].reshape(corner_shape), sides, room, context_room)
         target = jnp.broadcast_to(target, grid)
