@@ -121,9 +121,8 @@ def jepa_blocks(
         aspect_ratio: None on a sequence.
     """
     counts = _draws.uniform(*(tokens * end for end in scale))
-    if aspect_ratio is None:
-        return JepaBlocks(counts, None)
-    return JepaBlocks(counts, aspects(name, aspect_ratio, counts.floors[1]))
+    sampled = None if aspect_ratio is None else aspects(name, aspect_ratio, counts.floors[1])
+    return JepaBlocks(counts, sampled)
 
 
 def sample_jepa_sides(
@@ -184,7 +183,8 @@ def all_sides(
         cut = zip(map(int, sides), room, strict=True)
         found.append(tuple(min(max(side, 1), length) for side, length in cut))
         # As the aspect ratio rises, the block gets higher or narrower, one token at a time.
-        higher = -(-_minimum_four_x(height + 1, aspects.unit) // (4 * count))
+        # Where it does so next follows from the identity that this module begins with.
+        higher = -(-((2 * height + 1) ** 2 * aspects.unit + (height + 1) % 2) // (4 * count))
         narrower = (4 * count * aspects.unit - width % 2) // (2 * width - 1) ** 2 + 1
         aspect = min(higher, narrower) if width else higher
     return found
@@ -228,8 +228,3 @@ def traced_rounded_sqrt(
         # Half to even goes up to an odd side only from above the tie, by at least 1 in `4 * x`.
         four_x = four_x - up % 2
     return floor + ((2 * up - 1) ** 2 <= lax.div(four_x, divisor)).astype(jnp.int32)
-
-
-def _minimum_four_x(side: int, divisor: int) -> int:
-    """Returns the minimum integer `4 * x` for which `round(sqrt(x / divisor))` is `side`."""
-    return (2 * side - 1) ** 2 * divisor + side % 2 if side > 0 else 0
