@@ -15,7 +15,7 @@ from jepa_masks_jax._check import Int, Real
 from jepa_masks_jax._rows import balanced_order
 
 _MASKS = 10_240
-"""`list_size` draws so many masks or a few more,"""
+"""`list_size` samples so many masks or a few more,"""
 
 _TOKENS = 2**30
 """but about so many tokens at most, which takes seconds,"""
@@ -116,13 +116,13 @@ def list_size(
     """Finds the length of index lists or rows: the `size` for `token_indices`.
 
     The length is a quantile of the token counts of many masks, of which lists drop next to nothing
-    beyond it. With `per_row=G` the masks are put into rows as `in_rows` does it for a batch of
-    `group` samples, and the counts are the totals of the rows.
+    beyond it. With `per_row=G` the masks are put into rows as `in_rows` does for a batch of `group`
+    samples, and the counts are the totals of the rows.
 
-    The masks are drawn from a fixed threefry key: 10,240 of them, or a few more to fill the last
-    group, and fewer where all masks of a sample together have more than 100,000 tokens, such
-    as 3,276 of I-JEPA's on 256x256, since 10,240 would take seconds. It may be called inside
-    `jit`, while the step is traced.
+    The masks are sampled from a fixed threefry key: 10,240 of them, or a few more to fill the last
+    group. They are fewer where all masks of a sample together have more than 100,000 tokens, such
+    as 3,276 of I-JEPA's on 256x256, because 10,240 would take seconds. The function may be called
+    inside `jit`, while the step is traced.
 
     Args:
         draw: a function of a key that returns the mask of one sample, bool[*grid], or a pytree of
@@ -201,7 +201,7 @@ def list_size(
 
 
 def _check_masks(drawn: Any) -> None:
-    """Refuses what a function draws if it is anything but masks."""
+    """Refuses what `draw` returns if it is anything but masks."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(drawn) or [((), drawn)]:
         if getattr(leaf, "dtype", None) != np.bool_ or not leaf.shape:
             where = jax.tree_util.keystr(path)
