@@ -77,8 +77,7 @@ def in_rows(key: jax.Array, masks: Any, *, per_row: Int) -> Any:
     if not all(map(_check.is_array, leaves)):
         stray = next(leaf for leaf in leaves if not _check.is_array(leaf))
         raise TypeError(f"masks must be arrays with a batch axis, got {_check.brief(stray)}")
-    batches = [leaf.shape[0] if leaf.shape else None for leaf in leaves]
-    if first.ndim < 2 or set(batches) != {len(first)}:
+    if first.ndim < 2 or {leaf.shape[:1] for leaf in leaves} != {first.shape[:1]}:
         raise ValueError(
             "masks must begin with bool[B, *grid], and all have the same batch axis B, got shapes "
             f"{', '.join(str(leaf.shape) for leaf in leaves)}"
