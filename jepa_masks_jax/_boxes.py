@@ -79,12 +79,12 @@ def union(
     return mask if last_word is None else leave_one(mask, RealPart(grid, grid), last_word)
 
 
-def token_left(mask: jax.Array, part: RealPart, word: jax.Array) -> jax.Array:
+def token_left(mask: jax.Array, real: RealPart, word: jax.Array) -> jax.Array:
     """Picks one uniformly random token of the real part if a mask covers it: bool[*grid]."""
-    is_full = jnp.all(mask | ~part.inside)
-    return is_full & (part.place == _draws.below(word, part.tokens))
+    is_full = jnp.all(mask | ~real.inside)
+    return is_full & (real.place == _draws.below(word, real.tokens))
 
 
-def leave_one(mask: jax.Array, part: RealPart, word: jax.Array) -> jax.Array:
+def leave_one(mask: jax.Array, real: RealPart, word: jax.Array) -> jax.Array:
     """Clears one uniformly random token of a mask that covers the real part."""
-    return mask & ~token_left(mask, part, word)
+    return mask & ~token_left(mask, real, word)

@@ -174,8 +174,8 @@ def clip(
     count = jnp.sum(chosen, dtype=jnp.int32)
     too_many = count > maximum
     pool = jnp.where(too_many, chosen, others)
-    most_added = jnp.minimum(jnp.sum(others, dtype=jnp.int32), maximum - count)
-    added = jnp.maximum(jnp.minimum(minimum - count, most_added), 0)
+    max_added = jnp.minimum(jnp.sum(others, dtype=jnp.int32), maximum - count)
+    added = jnp.maximum(jnp.minimum(minimum - count, max_added), 0)
     picked = random_subset(
         _draws.random_words(key, mask.size), pool, jnp.where(too_many, maximum, added)
     )

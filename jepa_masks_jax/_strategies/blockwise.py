@@ -17,7 +17,7 @@ _TRIES = 24
 """The smallest count of tries that completes as few tokens at random as the authors' loops."""
 
 _REJECTIONS = 10
-"""Stop after this many rejected blocks in a row."""
+"""Stop after this many consecutive rejected blocks."""
 
 _PER_TOKEN = 16
 """Areas are sampled in 1/16 tokens."""
@@ -31,7 +31,7 @@ class _State(NamedTuple):
     missing: jax.Array
     """The count of tokens still to mask."""
     rejected: jax.Array
-    """The count of blocks rejected in a row."""
+    """The count of blocks rejected since the last accepted one."""
 
 
 def blockwise_mask(
@@ -55,7 +55,7 @@ def blockwise_mask(
     3. Place it uniformly over every position that keeps it inside the grid.
     4. Accept it if it is shorter and narrower than the grid and adds from 1 to `rest` tokens.
 
-    After ten rejections in a row, or all tries, random tokens complete the count.
+    After ten consecutive rejections, or all tries, random tokens complete the count.
 
     Args:
         key: a single PRNG key.
@@ -115,8 +115,8 @@ def blockwise_mask(
         try_words, token_words, count_word = words[: 4 * _TRIES], words[4 * _TRIES : -1], words[-1]
         count = _counts.sample_masked(count_word, tokens, masked)
         aspect_words, *other_words = try_words.reshape(_TRIES, 4).T
-        _, most_masked = _counts.masked_range(tokens, masked)
-        largest_area = max(min_block, min(max_block, int(most_masked)))
+        _, maximum = _counts.masked_range(tokens, masked)
+        largest_area = max(min_block, min(max_block, int(maximum)))
         per_token = 4 * _PER_TOKEN * max(aspect_ratio[1], 1)
         unit = int(_sizes.aspect_unit("aspect_ratio", aspect_ratio, largest_area, per_token))
         # Rounding up may not leave int32: `traced_sides` multiplies by four areas.

@@ -78,22 +78,22 @@ def box_mask(
 
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> jax.Array:
-        part, rank = _within.real_part(grid, within), len(grid)
+        real, rank = _within.real_part(grid, within), len(grid)
         longest = [grid[i] if pair is None else pair[1] for i, pair in enumerate(extent)]
         may_be_full = within is not None or _boxes.can_cover(num_boxes, longest, grid)
         words, last_word = _boxes.words_of_boxes(key, num_boxes, 2 * rank, may_be_full=may_be_full)
 
         def along(axis: int) -> tuple[jax.Array, jax.Array]:
             """Samples the starts and the sides of all boxes along an axis: int32[num_boxes]."""
-            pair, length = extent[axis], part.within[axis]
+            pair, length = extent[axis], real.within[axis]
             side = jnp.minimum(_draws.between(words[axis], *(pair or (length, length))), length)
             if centered and pair is not None:
                 return _draws.below(words[rank + axis], length) - side // 2, side
             return _draws.below(words[rank + axis], length - side + 1), side
 
         starts, sides = zip(*map(along, range(rank)), strict=True)
-        mask = jnp.any(_boxes.each_box(starts, sides, grid), axis=0) & part.inside
-        return mask if last_word is None else _boxes.leave_one(mask, part, last_word)
+        mask = jnp.any(_boxes.each_box(starts, sides, grid), axis=0) & real.inside
+        return mask if last_word is None else _boxes.leave_one(mask, real, last_word)
 
     return sample(key, _check.within(within, grid))
 

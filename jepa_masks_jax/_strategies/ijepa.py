@@ -131,13 +131,13 @@ def ijepa_masks(
     @_tracing.jit
     def sample(key: jax.Array, within: Any) -> ContextTargetMasks:
         _refuse_min_keep(grid, options, min_keep)
-        part = _within.real_part(grid, within)
-        room = options.room(part.within)
+        real = _within.real_part(grid, within)
+        room = options.room(real.within)
         sample_sides = functools.partial(
             _sizes.sample_jepa_sides, room=room, keep_area=not options.reference
         )
         target_blocks, context_blocks = _tracing.planned(
-            _plan, part.tokens, options, largest=math.prod(grid)
+            _plan, real.tokens, options, largest=math.prod(grid)
         )
         words = _draws.random_words(key, 4 + len(grid) * (options.num_targets + 1))
         count_word, aspect_word, context_word, last_word = words[:4]
@@ -154,9 +154,9 @@ def ijepa_masks(
         covered = jnp.any(targets, axis=0)
         if within is not None:
             # Targets may cover all of a small sample: then one token of theirs is the context.
-            left = _boxes.token_left(covered, part, last_word)
+            left = _boxes.token_left(covered, real, last_word)
             targets, covered, context = targets & ~left[None], covered & ~left, context | left
-        context = _subsets.top_up(context & ~covered, part.inside & ~covered, min_keep, last_word)
+        context = _subsets.top_up(context & ~covered, real.inside & ~covered, min_keep, last_word)
         return ContextTargetMasks(context, targets)
 
     return sample(key, within)

@@ -99,13 +99,13 @@ def random_mask(
 
     @_tracing.jit
     def sample(key: jax.Array, masked: Any, within: Any, among: jax.Array | None) -> jax.Array:
-        part, most = _within.real_part(cells, within), math.prod(cells)
-        pool = part.inside if among is None else part.inside & among
-        eligible = part.tokens if among is None else jnp.sum(pool, dtype=jnp.int32)
-        words = _draws.random_words(key, most + 1)
-        count_word = words[part.tokens]
-        count = _counts.sample_masked(count_word, eligible, masked, largest=most)
-        mask = _subsets.random_subset(part.own(words).reshape(-1), pool.reshape(-1), count)
+        real, num_cells = _within.real_part(cells, within), math.prod(cells)
+        pool = real.inside if among is None else real.inside & among
+        eligible = real.tokens if among is None else jnp.sum(pool, dtype=jnp.int32)
+        words = _draws.random_words(key, num_cells + 1)
+        count_word = words[real.tokens]
+        count = _counts.sample_masked(count_word, eligible, masked, largest=num_cells)
+        mask = _subsets.random_subset(real.own(words).reshape(-1), pool.reshape(-1), count)
         mask = mask.reshape(cells)
         for axis, side in enumerate(sides):
             mask = jnp.repeat(mask, side, axis)

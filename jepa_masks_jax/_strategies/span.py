@@ -94,10 +94,10 @@ def span_mask(
             return spans, np.maximum((lengths - 1) // span, 1), np.minimum(span, lengths - 1)
 
         (real_length,) = _within.real_part(grid, within).within
-        spans, most, real_span = _tracing.planned(plan, real_length, largest=length)
+        spans, maximum, real_span = _tracing.planned(plan, real_length, largest=length)
         num_starts = real_length - real_span + 1
         words = _draws.random_words(key, length + 1)
-        count = jnp.clip(spans.sample_floor(words[num_starts]), 1, most)
+        count = jnp.clip(spans.sample_floor(words[num_starts]), 1, maximum)
         start = lax.iota(jnp.int32, length)
         if overlap:
             starts = _subsets.random_subset(words[:-1], start < num_starts, count)
