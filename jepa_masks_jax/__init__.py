@@ -105,6 +105,9 @@ tests compare stored hashes, and a change of one is a breaking change.
   it only with `jax_export_deserialize_expired_versions` set.
 """
 
+import importlib
+import typing
+
 from jepa_masks_jax import presets
 from jepa_masks_jax._distance import squared_distance
 from jepa_masks_jax._grids import image_grid, video_grid
@@ -162,3 +165,20 @@ __all__ += ["MaskError", "EmptyContextError", "EmptyTargetError"]
 __all__ += ["IndexOutOfBoundsError", "DuplicateIndexError"]
 # Ports of jepa-rs
 __all__ += ["block_mask", "spatiotemporal_mask", "multi_block_mask"]
+
+if typing.TYPE_CHECKING:
+    from jepa_masks_jax import plotting as plotting
+else:
+
+    def __getattr__(name):
+        """Loads `plotting` at its first use, because it needs matplotlib."""
+        if name != "plotting":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return importlib.import_module("jepa_masks_jax.plotting")
+        except ModuleNotFoundError as error:
+            raise AttributeError(str(error)) from error
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "plotting", "__version__"]

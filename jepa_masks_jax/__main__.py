@@ -45,11 +45,18 @@ class Strategy(NamedTuple):
     grid: tuple[int, ...] = IMAGE
 
 
+def top_mask(key: jax.Array, grid: tuple[int, ...], *, num_masked: int = 60) -> jax.Array:
+    """Masks the tokens nearest to a random one, because nearness needs no model for its scores."""
+    nearness = -jm.squared_distance(jm.random_mask(key, grid, num_masked=1))
+    return jm.top_mask(nearness, num_masked=num_masked)
+
+
 STRATEGIES = {
     "ijepa_masks": Strategy(jm.ijepa_masks, "I-JEPA"),
     "vjepa_mask": Strategy(jm.vjepa_mask, "V-JEPA", VIDEO),
     "random_mask": Strategy(jm.presets.mae, "MAE"),
     "random_tube_mask": Strategy(jm.presets.videomae_tube, "VideoMAE", VIDEO),
+    "top_mask": Strategy(top_mask, "by score"),
     "blockwise_mask": Strategy(jm.presets.beit, "BEiT"),
     "inverse_block_mask": Strategy(jm.presets.capi, "CAPI"),
     "span_mask": Strategy(jm.presets.wav2vec2, "wav2vec 2.0", SEQUENCE),
@@ -406,16 +413,19 @@ def plot_chain(photograph: np.ndarray, seed: int) -> "Figure":
 
 def plot_all(batches: list[Batch], photograph: np.ndarray) -> "Figure":
     """Plots a tile for each strategy, titled by its method; three frames stand for a video."""
-    columns, across, down = 4, 1.325, 1.68
-    height = math.ceil(len(batches) / columns) * down + 0.3
-    figure = Figure(figsize=(5.34, height), dpi=300)
-    for i, batch in enumerate(batches):
-        row, column = divmod(i, columns)
-        left, bottom = 0.04 + column * across, height - (row + 1) * down + 0.05
-        tile = plotting._axes_in(figure, left, bottom, across - 0.06, across - 0.06)
+    columns, across, down = 5, 1.325, 1.68
+    rows = math.ceil((len(batches) + 1) / columns)
+    figure = Figure(figsize=(columns * across + 0.04, rows * down), dpi=300)
+
+    lefts = [0.04 + column * across for column in range(columns)]
+    bottoms = [row * down + 0.05 for row in reversed(range(rows))]
+    side = across - 0.06
+    tiles = [plotting._axes_in(figure, x, y, side, side) for y in bottoms for x in lefts]
+    for tile in tiles:
+        tile.set_axis_off()
+    for tile, batch in zip(tiles, batches, strict=False):
         tile.set_title(STRATEGIES[batch.name].method, loc="left", fontsize=9, weight="bold", pad=11)
         tile.text(0, 1.025, batch.name, fontsize=7, transform=tile.transAxes)
-        tile.set_axis_off()
         context, targets = batch.context[0], batch.targets[0]
         parts: list[tuple[Any, Any]] = [(..., (0, 0, 1, 1))]
         if context.ndim == 1:
@@ -430,8 +440,7 @@ def plot_all(batches: list[Batch], photograph: np.ndarray) -> "Figure":
             ax.set(aspect="auto", xticks=[], yticks=[])
             ax.set_axis_on()
             ax.spines[:].set_color("white")
-    legend = plotting._axes_in(figure, 0.04, 0.05, 5.23, 0.2)
-    plotting.show_legend(image=photograph, num_targets=4, ax=legend)
+    plotting.show_legend(image=photograph, num_targets=4, ax=tiles[len(batches)])
     return figure
 
 

@@ -1,5 +1,6 @@
 """Masks as pictures, over an image if one is given. Needs matplotlib: the extra `plot`."""
 
+import io
 import itertools
 import math
 import operator
@@ -8,10 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.ndimage import binary_erosion
 
 try:
     from matplotlib import cbook, colors
+    from matplotlib import pyplot as plt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -21,7 +22,7 @@ except ModuleNotFoundError as error:
         f"jepa_masks_jax.plotting needs matplotlib ({error}): pip install matplotlib"
     ) from error
 
-from jepa_masks_jax import _grids
+from jepa_masks_jax import _check, _grids
 from jepa_masks_jax._types import ContextTargetMasks, TokenIndices
 
 CONTEXT_COLOR = "#56B4E9"
@@ -32,6 +33,21 @@ TARGET_COLORS = ("#D55E00", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00
 
 _UNUSED_COLOR = "#303030"
 """The tint of tokens in neither set, nearly black."""
+
+_PAGE, _IMAGE, _MARGIN, _TITLE = 10, 2.3, 0.12, 0.34
+"""Inches: the widest figure, the side of an image, the gap between masks, the line of a title."""
+
+_LEGEND = 6, 0.23
+"""The size of a legend in inches."""
+
+
+class _Figure(Figure):
+    """A figure of no window: a notebook shows it where it is displayed, and pyplot does not."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def photograph() -> np.ndarray:
@@ -66,16 +82,17 @@ def show_mask(
         image: uint8 or float in `[0, 1]`, `[height, width]` or `[height, width, 3 or 4]`, of any
             size; for a video also one image a frame, `[frames, height, width, 3 or 4]`. It is
             cropped at its center to the shape of the grid. Default None.
-        within: the real sides of the sample, one whole number for each axis of the grid. The image
-            covers the real part, tokens outside it are white, and the context of a single target
-            is the rest of the real part. Default None, the whole grid.
-        ax: matplotlib axes to plot on. Default None, which makes new ones.
+        within: the real sides of the sample, one integer for each axis of the grid, clamped into
+            `[1, side]`. The image covers the real part, tokens outside it are white, and the
+            context of a single target is the rest of the real part. Default None, the whole grid.
+        ax: matplotlib axes to plot on. Default None, which makes a figure of pyplot. Close the
+            figures of a loop, or pass `ax`: pyplot warns when more than 20 are open.
 
     Returns:
         Axes: the axes plotted on.
 
     Raises:
-        TypeError: if the mask is not boolean.
+        TypeError: if the mask is not boolean, or the sides are no integers.
         ValueError: if the mask does not have one to three axes, or if `image` or `within` does not
             fit it.
 
@@ -98,7 +115,7 @@ def show_mask(
         frame = _paint(context[i], targets[:, i], picture, size)
         canvas[: size[0], left : left + size[1]] = frame
     if ax is None:
-        ax = Figure().add_subplot()
+        ax = plt.figure().add_subplot()
     ax.imshow(canvas)
     ax.set_axis_off()
     return ax
@@ -121,12 +138,14 @@ def show_masks(
             strategy returns them.
         image: the image under every mask, as in `show_mask`, or a list of one image for each mask.
             Default None.
-        within: the real sides of all samples, one whole number for each axis of the grid, or of
-            each sample, `[batch, axes]`. Default None, the whole grid.
+        within: the real sides of all samples, one integer for each axis of the grid, or of each
+            sample, `[batch, axes]`. Default None, the whole grid.
         titles: a title for each mask. Default None.
 
     Returns:
-        Figure: at most ten inches wide. The first axes are those of the masks, in order.
+        Figure: at most ten inches wide, and none of pyplot's: a notebook shows it as the last value
+            of a cell or by `display`, and `savefig` saves it. The first axes are those of the
+            masks, in order.
 
     Raises:
         TypeError: if the masks are not boolean.
@@ -153,7 +172,7 @@ def show_masks(
     ((count,),) = sizes
     one_by_one = [jax.tree.map(operator.itemgetter(i), masks) for i in range(count)]
     images = image if isinstance(image, list) else [image] * count
-    sides = [within] * count if np.asarray(within).ndim < 2 else list(np.asarray(within))
+    sides: Any = [within] * count if within is None or np.ndim(within) < 2 else list(within)
     names = [""] * count if titles is None else titles
     for name, given in {"image": images, "within": sides, "titles": names}.items():
         if len(given) != count:
@@ -163,22 +182,24 @@ def show_masks(
     high, wide, gap = _frame_size(*grid)
     shape = (grid[0] * (wide + gap) - gap) / high
 
-    # In inches: a tall mask is narrow, and a wide one is as wide as the figure.
-    margin, head, foot = 0.12, 0.0 if titles is None else 0.34, 0.45
-    tile = min(2.3 / min(shape, 1), 4.6, 9.76 / shape)
-    across, down = tile * shape + margin, tile + head + margin
-    columns = min(count, max(1, int(9.88 / across)))
-    height = math.ceil(count / columns) * down + foot
-    figure = Figure(figsize=(max(6.24, columns * across + margin), height))
+    # A tall mask is narrow, and a wide one is as wide as the page.
+    title = 0.0 if titles is None else _TITLE
+    tile = min(_IMAGE / min(shape, 1), 2 * _IMAGE, (_PAGE - 2 * _MARGIN) / shape)
+    across, down = tile * shape + _MARGIN, tile + title + _MARGIN
+    columns = min(count, max(1, int((_PAGE - _MARGIN) / across)))
+    width = max(_LEGEND[0] + _MARGIN, columns * across) + _MARGIN
+    height = math.ceil(count / columns) * down + _LEGEND[1] + 2 * _MARGIN
+    figure = _Figure(figsize=(width, height))
     for i, (mask, one, side) in enumerate(zip(one_by_one, images, sides, strict=True)):
         row, column = divmod(i, columns)
-        left, bottom = margin + column * across, height - (row + 1) * down
+        left, bottom = _MARGIN + column * across, height - (row + 1) * down
         ax = _axes_in(figure, left, bottom, tile * shape, tile)
-        show_mask(mask, image=one, within=side, ax=ax).set_title(names[i], loc="left")
+        show_mask(mask, image=one, within=side, ax=ax)
+        ax.set_title(names[i], loc="left", parse_math=False)
     neither = not all((seen | blocks.any(axis=0)).all() for _, seen, blocks in parts)
-    under: Any = images[0]
+    under: Any = next((one for one in images if one is not None), None)
     under = under[0] if np.ndim(under) == 4 else under  # of the frames of a video
-    legend = _axes_in(figure, margin, 0.11, 6, 0.23)
+    legend = _axes_in(figure, _MARGIN, _MARGIN, *_LEGEND)
     show_legend(image=under, num_targets=len(targets), neither=neither, ax=legend)
     return figure
 
@@ -187,7 +208,8 @@ def show_chain(mask: Any | ContextTargetMasks, indices: TokenIndices, *, image: 
     """Plots how the encoder gets the tokens of one image, from the mask to the patches.
 
     Five pictures: the image, its mask with the numbers of the listed tokens, the index list, the
-    patches that it takes, and these patches put back in their places. Padding is hatched.
+    patches that it takes, and these patches put back in their places. The lists are wrapped like
+    text, and their padding is hatched.
 
     Args:
         mask: the mask of one image, as in `show_mask`, of a grid `(height, width)`.
@@ -196,10 +218,11 @@ def show_chain(mask: Any | ContextTargetMasks, indices: TokenIndices, *, image: 
         image: the image, as in `show_mask`.
 
     Returns:
-        Figure: with axes for the image, the mask, the patches put back, the legend and the lists.
+        Figure: with axes for the five pictures, in order, and the legend. It is shown and saved as
+            that of `show_masks`.
 
     Raises:
-        TypeError: if the mask is not boolean.
+        TypeError: if the mask is not boolean, or `indices` no `TokenIndices`.
         ValueError: if `mask` is not the mask of one image, `indices` is not one index list of its
             tokens, or `image` does not fit.
 
@@ -208,83 +231,88 @@ def show_chain(mask: Any | ContextTargetMasks, indices: TokenIndices, *, image: 
         >>> import jepa_masks_jax as jm
         >>> target = jm.random_mask(jax.random.key(0), (6, 6), mask_ratio=0.75)
         >>> figure = show_chain(target, jm.token_indices(~target, size=9), image=photograph())
-        >>> figure.axes[-1].texts[0].get_text()
-        '3  index list: token_indices(context, size=9)'
+        >>> figure.axes[2].get_title(loc="left")
+        '3  token_indices(size=9)'
     """
-    (frames, rows, columns), context, targets = _read_mask(mask, None)
-    numbers, valid = (np.asarray(x) for x in indices)
-    if frames > 1 or numbers.ndim != 1 or indices.num_tokens != rows * columns:
+    (_, rows, columns), context, targets = _read_mask(mask, None)
+    if not isinstance(indices, TokenIndices):
+        raise TypeError(f"indices must be what token_indices returns, got {type(indices).__name__}")
+    grid = np.shape(mask.context if isinstance(mask, ContextTargetMasks) else mask)
+    numbers, valid = np.asarray(indices.indices), np.asarray(indices.valid)
+    one_list = numbers.ndim == 1 == indices.per_row and numbers.shape == valid.shape
+    if len(grid) != 2 or not one_list or indices.num_tokens != rows * columns:
         raise ValueError(
-            f"mask must be that of one image, and indices one list of its tokens; got a grid "
-            f"{(frames, rows, columns)}, and indices {numbers.shape} of {indices.num_tokens} tokens"
+            "mask must be that of one image, and indices one list of its tokens; got a grid "
+            f"{grid}, and indices {numbers.shape} of {indices.num_tokens} tokens"
         )
     listed = numbers[valid]
+    wrong = listed[(listed < 0) | (listed >= rows * columns)]
+    if wrong.size:
+        raise ValueError(f"indices must be in [0, {rows * columns}) where valid, got {wrong[0]}")
     side = max(1, 432 // max(rows, columns))  # pixels of a patch
     whole = np.asarray(_fit(image, 1, (rows * side, columns * side))[0])
-    patches = whole.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
-    back = np.full_like(patches, 255)
-    back[listed] = patches[listed]
-    back = back.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(whole.shape)
+    is_listed = np.isin(np.arange(rows * columns), listed).reshape(rows, columns)
+    is_shown = is_listed.repeat(side, axis=0).repeat(side, axis=1)[..., None]
+    back = np.where(is_shown, whole, np.uint8(255))
 
-    figure = Figure(figsize=(5.34, 3.66))
-    image_ax, mask_ax, back_ax, legend, lists = figure.subplot_mosaic(
-        [["image", "mask", "back"], ["legend"] * 3, ["lists"] * 3],
-        height_ratios=[1.66, 0.2, 1.34],
-        gridspec_kw=dict(left=0.01, right=0.99, bottom=0.006, top=0.94, wspace=0.08, hspace=0.1),
-    ).values()
+    figure = _Figure(figsize=(5.34, 3.86), layout="compressed")
+    axes: Any = figure.subplots(2, 3).ravel()
+    image_ax, mask_ax, list_ax, patches_ax, back_ax, legend = axes
+    titles = ["image", "masks", f"token_indices(size={len(numbers)})"]
+    titles += ["patches: take_tokens", "put back: put_tokens"]
+    for i, (ax, title) in enumerate(zip(axes, titles, strict=False), 1):
+        ax.set_title(f"{i}  {title}", loc="left", fontsize=9, pad=3)
+        ax.set_anchor("NW")
     image_ax.imshow(whole)
     show_mask(mask, image=whole, ax=mask_ax).set_axis_on()
     back_ax.imshow(back)
-    titles = {image_ax: "1  image", mask_ax: "2  masks", back_ax: "5  put back: put_tokens"}
-    for ax, title in titles.items():
-        ax.set_title(title, loc="left", fontsize=9, pad=3)
-        token = ax.images[0].get_size()[0] / rows
-        ax.set_xticks(np.arange(columns + 1) * token - 0.5, [])
-        ax.set_yticks(np.arange(rows + 1) * token - 0.5, [])
+    for ax in (image_ax, mask_ax, back_ax):
+        ax.images[0].set_extent((0, columns, rows, 0))
+        ax.set_xticks(range(columns + 1), [])
+        ax.set_yticks(range(rows + 1), [])
         ax.tick_params(length=0)
         ax.grid(color="0.75", linewidth=0.5)
-    behind = {"fc": "white", "ec": "none", "pad": 0.8}
-    centered: Any = {"ha": "center", "va": "center", "bbox": behind}
-    token, size = mask_ax.images[0].get_size()[0] / rows, min(8, 48 / max(rows, columns))
-    for n in listed:
-        y, x = (np.array(divmod(n, columns)) + 0.5) * token - 0.5
-        mask_ax.text(x, y, str(n), fontsize=size, **centered)
+    across = math.ceil(math.sqrt(len(numbers)))
+    number: Any = {"ha": "center", "va": "center", "bbox": dict(fc="white", ec="none", pad=0.8)}
+    number["fontsize"] = min(8, 48 / max(rows, columns, across))
+    for i, (n, real) in enumerate(zip(numbers, valid, strict=True)):
+        top, left = divmod(i, across)
+        for ax in (list_ax, patches_ax):
+            frame: Any = {"fill": False, "ec": "0.4", "lw": 0.5, "hatch": None if real else "////"}
+            ax.add_patch(Rectangle((left, top), 0.94, 0.94, **frame))
+        list_ax.text(left + 0.47, top + 0.47, str(n), **number)
+        if real:
+            y, x = divmod(n, columns)
+            mask_ax.text(x + 0.5, y + 0.5, str(n), **number)
+            patch = whole[y * side : (y + 1) * side, x * side : (x + 1) * side]
+            patches_ax.imshow(patch, extent=(left, left + 0.94, top + 0.94, top))
+    for ax in (list_ax, patches_ax):
+        ax.set(xlim=(-0.02, across), ylim=(across, -0.02), aspect="equal")
+        ax.set_axis_off()
     neither = not (context | targets.any(axis=0)).all()
     show_legend(image=whole, num_targets=len(targets), neither=neither, ax=legend)
-
-    lists.set_axis_off()
-    pitch = min(5.24 / 14, 5.24 / len(numbers))  # inches from box to box
-    text = f"3  index list: token_indices(context, size={len(numbers)})"
-    lists.text(0, 1.18, text, fontsize=9)
-    lists.text(0, 1.1 - pitch - 0.276, "4  patches: take_tokens (hatched: padding)", fontsize=9)
-    for i, (n, real) in enumerate(zip(numbers, valid, strict=True)):
-        left, inner = (i + 0.03) * pitch, 0.94 * pitch
-        for top in (1.1, 1.1 - pitch - 0.356):
-            frame: Any = {"fill": False, "ec": "0.4", "lw": 0.5, "hatch": None if real else "////"}
-            lists.add_patch(Rectangle((left, top - inner), inner, inner, **frame))
-        middle = left + inner / 2, 1.1 - inner / 2
-        lists.text(*middle, str(n), fontsize=min(8, 32 * pitch), **centered)
-        if real:
-            lists.imshow(patches[n], extent=(left, left + inner, top - inner, top))
-    lists.set(xlim=(0, 5.24), ylim=(0, 1.34))
+    if not valid.all():
+        legend.text(0, 0.93 - len(legend.texts) / 5, "hatched: padding", va="center", fontsize=8)
     return figure
 
 
 def show_legend(
     *, image: Any | None = None, num_targets: int = 1, neither: bool = True, ax: Axes | None = None
 ) -> Axes:
-    """Plots what the colors of `show_mask` mean, in a line.
+    """Plots what the colors of `show_mask` mean: in a line, or in a column if there is no room.
 
     Args:
         image: the image under the masks, as in `show_mask`, for one frame. Default None.
         num_targets: how many target blocks have a color of their own. Default 1.
         neither: whether there are tokens in neither set. Default True.
-        ax: matplotlib axes to plot on, best wide and low. Default None, which makes new ones.
+        ax: matplotlib axes to plot on, low and wide for a line. Default None, which makes a figure
+            of pyplot, as `show_mask` does.
 
     Returns:
         Axes: the axes plotted on.
 
     Raises:
+        TypeError: if `num_targets` is no integer.
         ValueError: if `num_targets` is below 1 or `image` is not the image of one frame.
 
     Example:
@@ -292,6 +320,9 @@ def show_legend(
         >>> [text.get_text() for text in ax.texts]
         ['context: seen', 'target: predicted', 'neither']
     """
+    if image is not None:
+        _fit(image, 1, (1, 1))  # An image that is refused leaves no empty figure behind.
+    num_targets = _check.integer("num_targets", num_targets)
     blocks: Any = np.eye(num_targets, dtype=bool)[:, None]
     nothing: Any = np.zeros((1, 1), bool)
     parts = {
@@ -302,12 +333,15 @@ def show_legend(
     if not neither:
         del parts["neither"]
     if ax is None:
-        ax = Figure(figsize=(6, 0.23)).add_axes((0, 0, 1, 1))
+        ax = plt.figure(figsize=_LEGEND).add_axes((0, 0, 1, 1))
+    room = ax.get_window_extent()
+    in_a_line = room.width > 4 * room.height
     for i, (text, mask) in enumerate(parts.items()):
-        left = i / 3
-        swatch = show_mask(mask, image=image, ax=ax.inset_axes((left, 0, 0.05, 1)))
+        place = (i / 3, 0, 0.05, 1) if in_a_line else (0, 0.86 - i / 5, 0.18, 0.14)
+        swatch = show_mask(mask, image=image, ax=ax.inset_axes(place))
         swatch.set_aspect("auto")
-        ax.text(left + 0.06, 0.45, text, va="center", transform=ax.transAxes)
+        font: Any = {"va": "center", "fontsize": 10 if in_a_line else 8}
+        ax.annotate(text, (1.2, 0.45), xycoords=swatch, **font)
     ax.set_axis_off()
     return ax
 
@@ -332,12 +366,8 @@ def _read_mask(mask: Any, within: Any) -> tuple[tuple[int, ...], np.ndarray, np.
             "mask must be one mask with one to three axes, and each target must have the shape of "
             f"the context; got a context {context.shape} and targets {targets.shape}"
         )
-    sides = np.asarray(context.shape if within is None else within)
-    if sides.shape != (context.ndim,) or sides.dtype.kind not in "iu":
-        raise ValueError(
-            f"within must be one whole number for each axis of {context.shape}, got {within}"
-        )
-    real = tuple(slice(max(1, side)) for side in sides.tolist())
+    sides = context.shape if within is None else _check.within(within, context.shape)
+    real = tuple(slice(max(1, int(side))) for side in sides)
     grid, part = (_grids.as_video(array.shape) for array in (context, context[real]))
     return grid, context[real].reshape(part), targets[:, *real].reshape(-1, *part)
 
@@ -345,10 +375,11 @@ def _read_mask(mask: Any, within: Any) -> tuple[tuple[int, ...], np.ndarray, np.
 def _frame_size(frames: int, height: int, width: int) -> tuple[int, int, int]:
     """Returns how many pixels high and wide a frame is, and the gap between two frames.
 
-    The longer side of a frame has about 224 pixels, and a token 4 to 32. Tokens are smaller if the
-    picture would be longer than 2,048 pixels.
+    The longer side of a frame has about 224 pixels, and a token 4 to 32. A sequence has eight times
+    as many, because it is plotted as wide as a page. Tokens are smaller if the picture would be
+    longer than 2,048 pixels.
     """
-    token = min(32, max(4, 224 // max(height, width)))
+    token = min(32, max(4, 224 // max(height, width))) * (8 if height == 1 else 1)
     token = min(token, max(1, 2048 // max(height, frames * width)))
     high, wide = min(2048, height * token), min(2048, width * token)
     # The bar of a sequence is at least a sixteenth as high as long.
@@ -396,8 +427,17 @@ def _paint(
         canvas[block] = _tint(grey[block], color)
     # Edges come last, so that no other block hides them.
     for block, color in blocks:
-        canvas[block & ~binary_erosion(block, iterations=max(1, token // 8))] = _rgb(color)
+        canvas[_edge(block, max(1, min(2, token // 8)))] = _rgb(color)
     return canvas
+
+
+def _edge(block: np.ndarray, pixels: int) -> np.ndarray:
+    """Returns the outermost pixels of a block, bool[high, wide]."""
+    inner = np.pad(block, 1)
+    for _ in range(pixels):
+        moved = [np.roll(inner, step, axis) for axis in (0, 1) for step in (1, -1)]
+        inner = np.logical_and.reduce([inner, *moved])
+    return block & ~inner[1:-1, 1:-1]
 
 
 def _tint(pixels: np.ndarray, color: str) -> np.ndarray:

@@ -45,10 +45,12 @@ To give a count instead of the preset's ratio, also pass `mask_ratio=None`:
 >>> target = jm.presets.mae(key, grid, mask_ratio=None, num_masked=100)
 """
 
+import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from jepa_masks_jax._strategies.blockwise import blockwise_mask
 from jepa_masks_jax._strategies.ijepa import ijepa_masks
@@ -58,25 +60,8 @@ from jepa_masks_jax._strategies.random_span import random_span_mask
 from jepa_masks_jax._strategies.span import span_mask
 from jepa_masks_jax._strategies.vjepa import vjepa_mask
 
-__all__ = [
-    "audiomae",
-    "beit",
-    "capi",
-    "cjepa",
-    "dinov3",
-    "hubert",
-    "ijepa",
-    "mae",
-    "mae_st",
-    "pixio",
-    "simmim",
-    "t5",
-    "videomae_tube",
-    "vjepa21_image",
-    "vjepa_long_range",
-    "vjepa_short_range",
-    "wav2vec2",
-]
+_OTHER_NAMES = {"data2vec": ["wav2vec2", "beit"], "ibot": ["dinov3"]}
+"""The presets of models whose name begins like no preset."""
 
 Masks = TypeVar("Masks")
 
@@ -87,16 +72,27 @@ _OF_ALL_VJEPA = {
 }
 
 
+class Preset(functools.partial[Masks]):
+    """A partial that says its own name: `mae = random_mask(mask_ratio=0.75)`."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.keywords.items())
+        return f"{self.name} = {self.func.__name__}({options})"
+
+
 def _preset(
     strategy: Callable[..., Masks], **options: Any
-) -> Callable[[Callable[[], None]], functools.partial[Masks]]:
+) -> Callable[[Callable[[], None]], Preset[Masks]]:
     """Makes a preset of a strategy: its name and docstring are those of the decorated function."""
 
-    def decorate(described: Callable[[], None]) -> functools.partial[Masks]:
+    def decorate(described: Callable[[], None]) -> Preset[Masks]:
         doc = inspect.cleandoc(described.__doc__ or "")  # Python's -OO leaves none.
         about, _, source = doc.partition("\n\nSource:\n")
         lines = "\n".join(f"    {name}={value!r}" for name, value in options.items())
-        preset = functools.partial(strategy, **options)
+        preset = Preset(strategy, **options)
+        preset.name = described.__name__
         preset.__doc__ = (
             f"{about}\n\nThe options of `{strategy.__name__}` that are set, and may be overridden:"
             f"\n\n{lines}\n\nSource:\n{source}\n"
@@ -249,8 +245,8 @@ def beit() -> None:
 def dinov3() -> None:
     """Samples the target of one masked crop of DINOv2 or DINOv3, with a random ratio.
 
-    Over a batch the ratios are evenly spaced, and half of the crops are not masked. A recipe has
-    the batch and its loss: `.github/RECIPES.md`, "DINOv2 and DINOv3".
+    DINO itself spaces the ratios evenly over a batch, and leaves half of the crops unmasked. A
+    recipe has such a batch and its loss: `.github/RECIPES.md`, "DINOv2 and DINOv3".
 
     Source:
         github.com/facebookresearch/dinov3, `dinov3/configs/train/dinov3_vit7b16_pretrain.yaml` and
@@ -305,3 +301,22 @@ def t5() -> None:
         github.com/google-research/text-to-text-transfer-transformer, `t5/data/preprocessors.py`,
         `random_spans_noise_mask`
     """
+
+
+__all__ = sorted(name for name, value in globals().items() if isinstance(value, Preset))
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if not TYPE_CHECKING:  # A type checker would take every name for a preset.
+
+    def __getattr__(name: str) -> NoReturn:
+        """Refuses a name, and says which presets begin with its first letters or are similar."""
+        word = name.lower()
+        letters = re.split("[^a-z]", word)[0]
+        meant = [preset for preset in __all__ if letters and preset.startswith(letters)]
+        meant = _OTHER_NAMES.get(word) or meant or difflib.get_close_matches(word, __all__, n=1)
+        hint = f", see {' or '.join(meant)}" if meant else ""
+        raise AttributeError(f"{__name__} has no preset {name}{hint}")

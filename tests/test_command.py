@@ -29,6 +29,7 @@ STRATEGIES = {
     "vjepa_mask": VIDEO,
     "random_mask": IMAGE,
     "random_tube_mask": VIDEO,
+    "top_mask": IMAGE,
     "blockwise_mask": IMAGE,
     "inverse_block_mask": IMAGE,
     "span_mask": SEQUENCE,
@@ -229,8 +230,8 @@ def test_the_table_and_the_tiles_show_every_strategy(run, shown, monkeypatch):
         command, "save", lambda figure, file: (figures.append(figure), save(figure, file))
     )
     lines = run("--batch 2").splitlines()
-    assert len(lines) == 17
-    rows = [line.split() for line in lines[2:15]]
+    assert len(lines) == 18
+    rows = [line.split() for line in lines[2:16]]
     assert [row[0] for row in rows] == list(STRATEGIES)
     assert [row[1] for row in rows] == ["x".join(map(str, grid)) for grid in STRATEGIES.values()]
     table = dict(zip(STRATEGIES, rows, strict=True))
@@ -244,11 +245,11 @@ def test_the_table_and_the_tiles_show_every_strategy(run, shown, monkeypatch):
 
     np.testing.assert_array_equal(shown[0][0], context[0])
     np.testing.assert_array_equal(shown[0][1], targets[0])
-    assert [call[0].ndim for call in shown] == [2] * 10 + [1] * 3 + [2] * 6
-    assert [call[2]["image"] is None for call in shown] == [False] * 10 + [True] * 3 + [False] * 6
+    assert [call[0].ndim for call in shown] == [2] * 11 + [1] * 3 + [2] * 6
+    assert [call[2]["image"] is None for call in shown] == [False] * 11 + [True] * 3 + [False] * 6
 
     _, figure = figures
-    tiles = figure.axes[:13]
+    tiles = figure.axes[:14]
     assert [tile.texts[0].get_text() for tile in tiles] == list(STRATEGIES)
     assert [tile.get_title(loc="left") for tile in tiles][:3] == ["I-JEPA", "V-JEPA", "MAE"]
     boxes = [tile.texts[0].get_window_extent() for tile in tiles]
@@ -390,7 +391,8 @@ def test_a_picture_shows_some_samples_in_order(run, returns, shown, grid, plotte
     for i, (context, target, *_) in enumerate(shown):
         np.testing.assert_array_equal(context, contexts[i].reshape(drawn))
         np.testing.assert_array_equal(target, targets[i].reshape(-1, *drawn))
-    places = [(-ax.get_position().y0, ax.get_position().x0) for *_, ax in shown]
+    corners = [ax.get_position() for *_, ax in shown]
+    places = [(-round(corner.y0, 6), corner.x0) for corner in corners]
     assert places == sorted(places)
     figure = shown[0][-1].figure
     assert figure.axes[0].get_title(loc="left") == f"block_mask {grid}"

@@ -1,6 +1,8 @@
 """A picture shows context, targets and image where they are, whatever the grid and the image."""
 
+import dataclasses
 import importlib
+import io
 import itertools
 import sys
 
@@ -9,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import colors
+from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 import jepa_masks_jax as jm
 from jepa_masks_jax import plotting
@@ -20,8 +25,16 @@ WHITE = np.ones(3)
 SIDE = 224  # the pixels of a 14x14 mask
 
 
+@pytest.fixture(autouse=True)
+def no_windows():
+    """Lets pyplot open no windows, and closes the figures of a test."""
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
 def canvas_of(mask, **options):
-    (image,) = plotting.show_mask(mask, **options).images
+    (image,) = plotting.show_mask(mask, ax=Figure().add_subplot(), **options).images
     return np.asarray(image.get_array(), np.float64)
 
 
@@ -60,6 +73,18 @@ def tint_of(pixels, under):
     way = np.take_along_axis(np.broadcast_to(lengths, cosines.shape), number[..., None], -1)[..., 0]
     assert (np.linalg.norm(moved, axis=-1) > 0.5 * way).all()
     return number
+
+
+def pixels_of(figure):
+    """What a viewer sees of a figure: float[height, width, 3]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3] / 255
+
+
+def shows(pixels, color):
+    """Whether at least 20 pixels have a color."""
+    return (np.abs(pixels - color).max(axis=-1) < 0.01).sum() >= 20
 
 
 def is_dark(pixels):
@@ -334,12 +359,34 @@ def test_it_draws_on_the_given_axes_and_on_no_other():
     assert not first.images
 
 
-def test_it_makes_axes_of_its_own_that_can_be_saved(tmp_path):
-    mask = np.eye(3, dtype=bool)
-    first, second = plotting.show_mask(mask), plotting.show_mask(mask)
-    assert first.figure is not second.figure
-    first.figure.savefig(tmp_path / "mask.png")
-    assert (tmp_path / "mask.png").read_bytes().startswith(b"\x89PNG")
+def test_a_mask_without_axes_is_a_figure_of_pyplot(tmp_path):
+    ax = plotting.show_mask(np.eye(3, dtype=bool))
+    assert plt.gcf() is ax.figure
+    plt.title("of the mask")
+    assert ax.get_title() == "of the mask"
+    plt.savefig(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as picture:
+        assert shows(np.asarray(picture.convert("RGB")) / 255, CONTEXT)
+    legend = plotting.show_legend()
+    assert plt.gcf() is legend.figure is not ax.figure
+    assert len(plt.get_fignums()) == 2
+
+
+def test_pyplot_warns_once_of_more_than_twenty_open_masks():
+    for _ in range(20):
+        plotting.show_mask(np.eye(2, dtype=bool))
+    with pytest.warns(RuntimeWarning, match="More than 20 figures"):
+        plotting.show_mask(np.eye(2, dtype=bool))
+
+
+def test_what_is_refused_leaves_no_figure_open():
+    for options in ({"image": np.zeros(9)}, {"within": (1,)}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            plotting.show_mask(MASK, **options)
+    for options in ({"image": np.zeros(9)}, {"num_targets": 0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            plotting.show_legend(**options)
+    assert not plt.get_fignums()
 
 
 MASK = np.eye(4, dtype=bool)
@@ -419,9 +466,16 @@ def test_sides_are_clamped_to_the_grid_and_to_one_token():
     np.testing.assert_array_equal(context, np.arange(10)[None].repeat(8, 0) == 0)
 
 
+@pytest.mark.parametrize("sides", [(9, 10**20), np.array([9, 2**63], np.uint64)])
+def test_sides_beyond_any_array_are_clamped_as_those_of_strategies(sides):
+    np.testing.assert_array_equal(canvas_of(MASK, within=sides), canvas_of(MASK))
+    figure = plotting.show_masks(MASK[None], within=sides)
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), canvas_of(MASK))
+
+
 @pytest.mark.parametrize("within", [(3,), (3, 3, 3), 3, (2.0, 3.0), [[3, 3]]])
 def test_sides_that_do_not_fit_the_mask_are_refused(within):
-    with pytest.raises(ValueError, match="within"):
+    with pytest.raises((TypeError, ValueError), match="within"):
         plotting.show_mask(MASK, within=within)
 
 
@@ -475,7 +529,7 @@ def places_of(figure, count):
 
 
 def legend_of(figure):
-    return [text.get_text() for text in figure.axes[-1].texts]
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
 
 
 def random_masks(*shape):
@@ -541,6 +595,47 @@ def test_padding_is_not_neither():
     assert legend_of(padded) == ["context: seen", "target: predicted"]
 
 
+def test_the_legend_of_a_batch_has_all_target_colors_and_the_image():
+    masks = jm.ContextTargetMasks(*(np.stack([part] * 2) for part in IJEPA))
+    photo = np.full((9, 9, 3), (51, 102, 204), np.uint8)
+    grey = grey_of(photo[0, 0].astype(float))
+    for image in (photo, [None, photo]):
+        figure = plotting.show_masks(masks, image=image)
+        lowest = min(ax.get_window_extent().y0 for ax in figure.axes[:2])
+        legend = pixels_of(figure)[-int(lowest) :]
+        assert shows(legend, photo[0, 0] / 255)
+        for color in TARGETS[:4]:
+            assert shows(legend, 0.15 * grey + 0.85 * color)
+        assert not shows(legend, 0.15 * grey + 0.85 * TARGETS[4])
+
+
+def test_a_figure_of_a_batch_shows_itself_and_is_none_of_pyplot():
+    indices = jm.token_indices(~MASK, size=12)
+    chain = plotting.show_chain(MASK, indices, image=np.zeros((9, 9)))
+    for figure in (plotting.show_masks(MASK[None]), chain):
+        with Image.open(io.BytesIO(figure._repr_png_())) as picture:
+            assert shows(np.asarray(picture.convert("RGB")) / 255, np.zeros(3))
+            assert np.abs(picture.size - figure.bbox.size).max() <= 1
+    assert not plt.get_fignums()
+
+
+def test_dollars_in_a_title_are_no_formula():
+    formula, plain = (plotting.show_masks(MASK[None], titles=[t]) for t in ("$x$", "x"))
+    extents = [(pixels_of(f) < 0.5).all(axis=-1)[:30].any(axis=0).sum() for f in (formula, plain)]
+    assert extents[0] > extents[1]
+    pixels_of(plotting.show_masks(MASK[None], titles=[r"$\nothing$"]))  # A formula would raise.
+
+
+@pytest.mark.parametrize("grid", [(40,), (3, 14, 14)])
+def test_outlines_are_thin_on_strips_and_frames(grid):
+    half = np.zeros(grid, bool)
+    half[..., : grid[-1] // 2] = True
+    canvas = canvas_of(half)
+    middle = canvas[len(canvas) // 2]
+    outline = (np.abs(middle - TARGETS[0]).max(axis=-1) < 1e-6).mean()
+    assert 0 < outline < 0.02
+
+
 @pytest.mark.parametrize(
     ("masks", "options", "match"),
     [
@@ -559,7 +654,7 @@ def test_a_batch_that_does_not_fit_its_options_is_refused(masks, options, match)
         plotting.show_masks(masks, **options)
 
 
-@pytest.mark.parametrize("grid", [(6, 6), (4, 8)])
+@pytest.mark.parametrize("grid", [(6, 6), (4, 6), (4, 8)])
 def test_the_chain_shows_each_listed_patch_in_its_places(grid):
     rows, columns = grid
     side = 432 // max(grid)
@@ -567,48 +662,90 @@ def test_the_chain_shows_each_listed_patch_in_its_places(grid):
     context = np.zeros(grid, bool)
     context.flat[[1, 7, 14, 20]] = True
     figure = plotting.show_chain(~context, jm.token_indices(context, size=6), image=image)
-    whole, mask, back, legend, lists = figure.axes
+    whole, mask, listed, patches, back, legend = figure.axes
     np.testing.assert_array_equal(whole.images[0].get_array(), image)
     np.testing.assert_array_equal(mask.images[0].get_array(), canvas_of(~context, image=image))
     seen = np.kron(context, np.ones((side, side), bool))[..., None]
     np.testing.assert_array_equal(back.images[0].get_array(), np.where(seen, image, 255))
-    assert [text.get_text() for text in legend.texts] == ["context: seen", "target: predicted"]
+    assert [text.get_text() for text in legend.texts] == [
+        "context: seen",
+        "target: predicted",
+        "hatched: padding",
+    ]
 
-    token = len(mask.images[0].get_array()) // rows
+    pixels_of(figure)  # lays it out
+    inside = mask.transAxes.inverted()
     for text, n in zip(mask.texts, [1, 7, 14, 20], strict=True):
         assert text.get_text() == str(n)
-        x, y = text.get_position()
-        assert (y + 0.5) // token * columns + (x + 0.5) // token == n
-    assert [text.get_text() for text in lists.texts[2:]] == ["1", "7", "14", "20"] + [
-        str(rows * columns)
-    ] * 2
-    boxes = [patch.get_window_extent() for patch in lists.patches]
-    hatched = [patch.get_hatch() is not None for patch in lists.patches]
-    assert hatched == [False] * 8 + [True] * 4
-    for i, (patch, n) in enumerate(zip(lists.images, [1, 7, 14, 20], strict=True)):
+        right, up = inside.transform(text.get_window_extent().get_points().mean(axis=0))
+        assert int((1 - up) * rows) * columns + int(right * columns) == n
+    numbers = ["1", "7", "14", "20", str(rows * columns), str(rows * columns)]
+    assert [text.get_text() for text in listed.texts] == numbers
+    for ax in (listed, patches):
+        assert [box.get_hatch() is not None for box in ax.patches] == [False] * 4 + [True] * 2
+        boxes = [box.get_window_extent() for box in ax.patches]
+        assert boxes == sorted(boxes, key=lambda box: (-box.y0.round(3), box.x0))
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    for patch, box, n in zip(patches.images, patches.patches, [1, 7, 14, 20], strict=False):
         top, left = (at * side for at in divmod(n, columns))
         wanted = image[top : top + side, left : left + side]
         np.testing.assert_array_equal(patch.get_array(), wanted)
-        assert boxes[2 * i].x0 == pytest.approx(patch.get_window_extent().x0)
-    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes[::2]))
-    assert boxes[-1].x1 <= figure.bbox.x1
+        shown, frame = patch.get_window_extent(), box.get_window_extent()
+        np.testing.assert_allclose(shown.get_points(), frame.get_points())
 
 
+def test_the_chain_reads_from_one_to_five_with_a_line_around_every_token():
+    mask = np.arange(24).reshape(4, 6) % 3 > 0
+    indices = jm.token_indices(~mask, size=8)
+    figure = plotting.show_chain(mask, indices, image=np.zeros((9, 9)))
+    pixels_of(figure)
+    places = [ax.get_position() for ax in figure.axes[:5]]
+    assert [ax.get_title(loc="left")[0] for ax in figure.axes[:5]] == list("12345")
+    assert sorted(places, key=lambda box: (-round(box.y1, 1), box.x0)) == places
+    for i in (0, 1, 4):
+        ax = figure.axes[i]
+        box = ax.get_window_extent()
+        x, y = ax.get_xticks(), ax.get_yticks()
+        assert (len(y), len(x)) == (5, 7)
+        at = ax.transData.transform([*((one, 0) for one in x), *((0, one) for one in y)])
+        np.testing.assert_allclose(at[:7, 0], np.linspace(box.x0, box.x1, 7))
+        np.testing.assert_allclose(at[7:, 1], np.linspace(box.y1, box.y0, 5))
+    assert "hatched: padding" not in legend_of(figure)
+
+
+CORNERS = np.eye(4, dtype=bool)
+LIST = jm.token_indices(CORNERS, size=4)
 BATCH_OF_LISTS = jax.vmap(lambda mask: jm.token_indices(mask, size=4))(np.ones((2, 4, 4), bool))
+ROW = jm.token_indices(np.ones((2, 8), bool), size=16, per_row=2)
 
 
 @pytest.mark.parametrize(
     ("mask", "indices"),
     [
-        (np.eye(4, dtype=bool)[None].repeat(2, 0), jm.token_indices(np.eye(4, dtype=bool), size=4)),
-        (np.eye(2, dtype=bool), jm.token_indices(np.eye(4, dtype=bool), size=4)),
-        (np.eye(4, dtype=bool), BATCH_OF_LISTS),
+        (CORNERS[None].repeat(2, 0), LIST),
+        (CORNERS[None], LIST),
+        (CORNERS.ravel(), LIST),
+        (np.eye(2, dtype=bool), LIST),
+        (CORNERS, BATCH_OF_LISTS),
+        (CORNERS, ROW),
     ],
-    ids=["a video", "another grid", "a batch of lists"],
+    ids=["a video", "one frame", "a sequence", "another grid", "a batch of lists", "a row of two"],
 )
 def test_a_chain_of_other_than_one_image_is_refused(mask, indices):
     with pytest.raises(ValueError, match="mask must be that of one image, and indices one list"):
         plotting.show_chain(mask, indices, image=np.zeros((9, 9)))
+
+
+def test_a_chain_of_no_index_list_is_refused():
+    with pytest.raises(TypeError, match="indices must be what token_indices returns, got tuple"):
+        plotting.show_chain(CORNERS, tuple(LIST), image=np.zeros((9, 9)))
+
+
+@pytest.mark.parametrize("index", [-1, 16, 2**31 - 1])
+def test_a_chain_of_tokens_outside_the_grid_is_refused(index):
+    wrong = dataclasses.replace(LIST, indices=LIST.indices.at[1].set(index))
+    with pytest.raises(ValueError, match=rf"in \[0, 16\) where valid, got {index}$"):
+        plotting.show_chain(CORNERS, wrong, image=np.zeros((9, 9)))
 
 
 @pytest.mark.parametrize("num_targets", [1, 4])
@@ -627,13 +764,25 @@ def test_the_legend_shows_the_colors_of_the_masks(num_targets, image):
     middles = target[len(target) // 2, wide // 2 :: wide]
     assert tint_of(middles, under).tolist() == list(range(num_targets))
     assert is_dark(neither).all()
-    for ax, text in zip(axes.child_axes, axes.texts, strict=True):
-        assert ax.get_position().x1 < text.get_position()[0]
+
+
+@pytest.mark.parametrize("size", [(6, 0.23), (1.27, 1.27), (6.4, 4.8)])
+def test_a_legend_has_its_texts_beside_its_colors_in_any_axes(size):
+    figure = Figure(figsize=size)
+    axes = plotting.show_legend(num_targets=4, ax=figure.add_axes((0, 0, 1, 1)))
+    pixels_of(figure)
+    for swatch, text in zip(axes.child_axes, axes.texts, strict=True):
+        color, words = swatch.get_window_extent(), text.get_window_extent()
+        assert color.x1 < words.x0 < color.x1 + 40
+        assert color.y0 < (words.y0 + words.y1) / 2 < color.y1
+        assert words.x1 <= figure.bbox.x1
+    extents = [text.get_window_extent() for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(extents, 2))
 
 
 @pytest.mark.parametrize("options", [{"num_targets": 0}, {"image": np.zeros((2, 9, 9, 3))}])
 def test_a_legend_of_no_target_or_of_frames_is_refused(options):
-    with pytest.raises(ValueError, match=r"mask|image"):
+    with pytest.raises(ValueError, match=r"num_targets|image"):
         plotting.show_legend(**options)
 
 
@@ -652,3 +801,23 @@ def test_without_matplotlib_the_import_says_how_to_get_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "jepa_masks_jax.plotting")
     with pytest.raises(ModuleNotFoundError, match="pip install"):
         importlib.import_module("jepa_masks_jax.plotting")
+
+
+def test_the_package_has_plotting_as_an_attribute(monkeypatch):
+    monkeypatch.delattr(jm, "plotting")
+    assert jm.plotting is plotting
+    assert "plotting" in dir(jm)
+    assert "plotting" not in jm.__all__
+    assert {*jm.__all__} < {*dir(jm)}
+    with pytest.raises(AttributeError, match="has no attribute 'ploting'"):
+        _ = jm.ploting
+
+
+def test_without_matplotlib_the_attribute_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "jepa_masks_jax.plotting")
+    monkeypatch.delattr(jm, "plotting")
+    assert not hasattr(jm, "plotting")
+    with pytest.raises(AttributeError, match="pip install") as caught:
+        _ = jm.plotting
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)

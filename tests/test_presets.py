@@ -1,5 +1,6 @@
 """Presets hold the published settings, and compositions give what other collators' options do."""
 
+import copy
 import inspect
 import pickle
 import pydoc
@@ -148,6 +149,7 @@ def test_help_shows_what_a_preset_sets_and_the_file_that_it_comes_from(name):
     first, *_ = preset.__doc__.splitlines()
     assert first.startswith("Samples ")
     assert first in shown
+    assert f"\n{name} = {preset.func.__name__}(" in shown
     for option, value in preset.keywords.items():
         assert f"{option}={value!r}" in shown
     assert "Source:\n" in shown
@@ -157,14 +159,50 @@ def test_help_shows_what_a_preset_sets_and_the_file_that_it_comes_from(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_pickled_preset_samples_and_says_the_same(name):
     preset = PRESETS[name]
-    copy = pickle.loads(pickle.dumps(preset))
-    assert (copy.func, copy.keywords, copy.__doc__) == (
-        preset.func,
-        preset.keywords,
-        preset.__doc__,
-    )
+    for twin in (pickle.loads(pickle.dumps(preset)), copy.deepcopy(preset)):
+        assert twin.func is preset.func
+        assert twin.keywords == preset.keywords
+        assert (repr(twin), twin.__doc__) == (repr(preset), preset.__doc__)
 
 
 def test_the_table_of_presets_has_them_all_with_their_strategies():
     rows = re.findall(r"^\| .*?\| `(\w+)` \| `(\w+)` \|", jm.presets.__doc__, flags=re.MULTILINE)
     assert sorted(rows) == sorted((name, p.func.__name__) for name, p in PRESETS.items())
+
+
+def test_a_preset_says_its_name_and_what_it_sets():
+    assert repr(jm.presets.mae) == "mae = random_mask(mask_ratio=0.75)"
+    assert repr(jm.presets.cjepa) == "cjepa = object_mask(num_masked=2)"
+
+
+def test_tab_completion_offers_presets_only():
+    assert dir(jm.presets) == sorted(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dinov2", "dinov3"),
+        ("dinov3_vitb16", "dinov3"),
+        ("ibot", "dinov3"),
+        ("videomae", "videomae_tube"),
+        ("VideoMAE", "videomae_tube"),
+        ("vjepa", "vjepa21_image or vjepa_long_range or vjepa_short_range"),
+        ("vjepa2_vitl", "vjepa21_image or vjepa_long_range or vjepa_short_range"),
+        ("data2vec", "wav2vec2 or beit"),
+        ("simmim_base", "simmim"),
+        ("hubert_base", "hubert"),
+        ("wav2vec", "wav2vec2"),
+        ("mae_st_large", "mae or mae_st"),
+        ("mea", "mae"),
+    ],
+)
+def test_a_name_that_is_no_preset_gets_the_one_that_is_meant(name, meant):
+    with pytest.raises(AttributeError, match=rf"has no preset {name}, see {meant}$"):
+        getattr(jm.presets, name)
+
+
+def test_a_name_like_no_preset_is_refused_without_advice():
+    for name in ("nothing", "__wrapped__", "_"):
+        with pytest.raises(AttributeError, match=f"has no preset {name}$"):
+            getattr(jm.presets, name)
