@@ -1,10 +1,7 @@
 """Samples in rows: the order is balanced and fair, and a packed model gives what each sample alone
 gives."""
 
-import ast
 import itertools
-import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -279,10 +276,9 @@ def encode_rows(params, patches, masks, keys):
     """float[R, G, N, width] and bool[R, G, 4, 5]: the outputs, 0 at tokens that are in no list."""
 
     def encode_row(patches, masks, key):
-        seen = jm.token_indices(masks, size=LENGTH, key=key)
-        sample = seen.indices // N
+        seen = jm.token_indices(masks, size=LENGTH, key=key, per_row=PER_ROW)
         x = jm.take_tokens(patches.reshape(-1, WIDTH), seen)
-        outputs = block(params, x, sample[:, None] == sample[None])
+        outputs = block(params, x, jm.attention_mask(seen))
         kept = jm.put_tokens(seen.valid[:, None], seen)
         return jm.put_tokens(outputs, seen).reshape(patches.shape), kept.reshape(masks.shape)
 
@@ -345,160 +341,3 @@ def test_outputs_and_gradients_of_a_packed_encoder_equal_those_of_each_sample_al
     assert outputs.dtype == dtype
     assert_close(outputs, expected, tolerance)
     assert_close(gradients, expected_gradients, tolerance)
-
-
-# Complete steps, as the page shows them
-
-PAGE = Path(__file__).parents[1] / ".github" / "ROWS.md"
-
-
-def pages(test):
-    """Skips a test where there is no page, and runs the page's code as users do."""
-    test = pytest.mark.usefixtures("users_promotion")(test)
-    return pytest.mark.skipif(not PAGE.exists(), reason="the page is not beside the tests")(test)
-
-
-def code():
-    return "".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S))
-
-
-@pytest.fixture(scope="module")
-def page():
-    """What the page defines, from its code without the calls on batches of 256."""
-    known, page = {}, ast.parse(code())
-    page.body = [
-        statement
-        for statement in page.body
-        if isinstance(statement, ast.Import | ast.FunctionDef)
-        or ast.unparse(statement).startswith("grid = ")
-    ]
-    exec(compile(page, PAGE.name, "exec"), known)
-    return known
-
-
-@pages
-@pytest.mark.slow
-def test_the_page_runs_compiles_its_step_once_and_prints_what_its_comments_say(capsys):
-    known, text = {}, code()
-    exec(text, known)
-    comments = re.findall(r"^ *print\(.*\)  # (.*)$", text, re.M)
-    assert capsys.readouterr().out.splitlines() == comments
-    assert comments.count("compiling") == 1
-    assert np.isfinite(known["loss"])
-
-
-def alone_loss(page, params, teacher, patches, context, targets):
-    """The loss over the targets bool[B, M, *grid] of each sample alone, from its whole grid."""
-    attend = page["attend"]
-
-    def errors(patches, context, targets):
-        x = patches + params["positions"]
-        seen = jnp.broadcast_to(context.reshape(-1), (1, len(x), len(x)))
-        features = attend(params["encoder"], x, x, seen)
-        everything = patches + teacher["positions"]
-        goal = attend(teacher["encoder"], everything, everything)
-        predicted = attend(params["predictor"], params["positions"], features, seen)
-        error = ((predicted - goal) ** 2).mean(-1)
-        return (error[None] * targets.reshape(len(targets), -1)).sum(), targets.sum()
-
-    errors, counts = jax.vmap(errors)(patches, context, targets)
-    return errors.sum() / counts.sum()
-
-
-def model(tokens, width, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    draw = lambda key, *shape: jax.random.normal(key, shape) / width**0.5  # noqa: E731
-    return {
-        "positions": draw(keys[0], tokens, width),
-        "encoder": draw(keys[1], width, width),
-        "predictor": draw(keys[2], width, width),
-    }
-
-
-def flat(masks):
-    return masks.reshape(-1, *masks.shape[2:])
-
-
-@pages
-def test_loss_and_gradients_of_the_packed_ijepa_step_equal_those_of_each_image_alone(page):
-    params, teacher = model(196, 8), model(196, 8, seed=1)
-    patches = jax.random.normal(KEY, (4, 196, 8))
-    sizes = 240, 84
-
-    @jax.jit
-    def both(params, key):
-        context, targets = page["ijepa_pairs"](key, 4)
-
-        def packed(params):
-            return page["batch_loss"](params, teacher, patches, context, targets, key, sizes)
-
-        def alone(params):
-            return alone_loss(page, params, teacher, patches, flat(context), flat(targets))
-
-        results = jax.value_and_grad(packed)(params), jax.value_and_grad(alone)(params)
-        return results, context.sum((1, 2, 3)).max()
-
-    (packed, alone), longest = both(params, KEY)
-    assert longest <= sizes[0]  # no row drops a token
-    assert_close(packed, alone, 1e-5)
-
-
-@pages
-def test_the_packed_ijepa_step_trains(page, capsys):
-    params, teacher = model(196, 8), model(196, 8, seed=1)
-    patches = jax.random.normal(KEY, (4, 196, 8))
-    losses, before = [], teacher
-    for _ in range(6):
-        params, teacher, loss = page["train_step"](params, teacher, patches, KEY)
-        losses.append(float(loss))
-    assert capsys.readouterr().out == "compiling\n"
-    assert losses[-1] < losses[0]
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), teacher, before)
-    assert all(distance > 0 for distance in moved.values())
-
-
-@pages
-@pytest.mark.slow
-def test_the_loss_of_vjepas_pair_equals_that_of_each_clip_alone(page):
-    params, teacher = model(1568, 8), model(1568, 8, seed=1)
-    clips = jax.random.normal(KEY, (4, 1568, 8))
-    key = jax.random.key(11)  # with which no row drops a token
-    packed = jax.jit(page["vjepa_loss"])(params, teacher, clips, key)
-
-    def loss_alone(preset, sizes, key):
-        mask_key, order_key, _ = jax.random.split(key, 3)
-        target = jax.vmap(lambda key: preset(key, (8, 14, 14)))(jax.random.split(mask_key, 4))
-        order = jm.balanced_order(order_key, (~target).sum((1, 2, 3)), rows=2)
-        target = target[order]
-        for masks, size in zip((~target, target), sizes, strict=True):
-            assert masks.reshape(2, -1).sum(1).max() <= size
-        return alone_loss(page, params, teacher, clips, ~target, target[:, None])
-
-    keys = jax.random.split(key)
-    short = loss_alone(jm.presets.vjepa_short_range, (1280, 2048), keys[0])
-    long = loss_alone(jm.presets.vjepa_long_range, (704, 2624), keys[1])
-    assert_close(packed, (short + long) / 2, 1e-5)
-
-
-@pages
-def test_images_of_mixed_shapes_keep_their_masks_and_their_outputs(page):
-    sides = np.array([[8, 9], [32, 32], [5, 30], [20, 14], [16, 16], [31, 7], [12, 28], [3, 3]])
-    numbers = np.arange(8)  # the number of its image stands in every patch
-    patches = jnp.asarray(numbers[:, None, None] + np.zeros((8, 1024, 1), int))
-    context, target, patches = jax.jit(page["rows_of_any_shape"])(KEY, patches, jnp.array(sides))
-    assert context.shape == target.shape == (2, 4, 32, 32)
-    image = np.asarray(patches[:, :, 0, 0])
-    assert sorted(image.ravel()) == numbers.tolist()
-    for row, place in np.ndindex(2, 4):
-        height, width = sides[image[row, place]]
-        real = np.zeros((32, 32), bool)
-        real[:height, :width] = True
-        tokens = height * width
-        assert ((context | target)[row, place] == real).all()
-        assert not (context & target)[row, place].any()
-        assert target[row, place].sum() == round(0.75 * tokens)
-    for row in range(2):  # The list of a row takes each token from its own image.
-        seen = jm.token_indices(context[row], size=640)
-        taken = jm.take_tokens(patches[row].reshape(-1, 1), seen, fill=-1)[:, 0]
-        own = np.append(image[row], -1)[np.asarray(seen.indices // 1024)]
-        np.testing.assert_array_equal(taken, own)
