@@ -38,7 +38,7 @@ MODELS = PAGE.with_name("MODELS.md").read_text()
 JAX_ALONE = [
     block
     for block in re.findall(r"^```python\n(.*?)^```", MODELS, re.M | re.S)
-    if not re.search("import .*(flax|equinox|torch)|from (flax|equimo)", block)
+    if not re.search("import .*(equinox|haiku|keras|torch)|from (flax|equimo)", block)
 ]
 MANY_KEYS = jax.random.split(jax.random.key(7), 500)
 
@@ -903,36 +903,7 @@ class TestMasks:
 
 
 @pytest.mark.slow
-class TestAttentionWithoutAMaskArray:
-    def test_blocks_print_what_their_comments_say(self, models):
-        assert models["printed"] == re.findall(r"^print\(.*\)  # (.*)$", "".join(JAX_ALONE), re.M)
-        assert len(models["printed"]) == 9
-
-    def test_counts_of_valid_tokens_equal_a_mask_to_the_bit(self, models):
-        """At every count from 1 to all, forward and backward."""
-        valid = jnp.arange(100) < jnp.arange(1, 101)[:, None]
-        x = jnp.where(valid[..., None], jax.random.normal(jax.random.key(3), (100, 100, 32)), 7.0)
-
-        def both(attention):
-            def loss(x):
-                return jnp.sum(attention(x, valid) ** 2 * valid[..., None])
-
-            return attention(x, valid), jax.grad(loss)(x)
-
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            both(models["counted_attention"]),
-            both(models["jax_attention"]),
-        )
-
-    @pytest.mark.parametrize("name", ["row_attention", "splash_row"])
-    def test_tokens_of_a_row_attend_to_their_own_sample(self, models, name):
-        rows, x = models["rows"], models["row_x"]
-        assert rows.valid.sum() == models["context"].sum()
-        attention = models[name] if name == "row_attention" else jax.vmap(models[name])
-        outputs = jax.vmap(jm.put_tokens)(attention(x, models["samples"]), rows)
-        alone = jax.vmap(lambda mask: jm.token_indices(mask, size=196))(models["context"])
-        tokens = jax.vmap(jm.take_tokens)(models["patches"], alone)
-        expected = models["jax_attention"](tokens, alone.valid)
-        expected = jax.vmap(jm.put_tokens)(expected, alone)
-        np.testing.assert_allclose(outputs.reshape(8, 196, 32), expected, atol=1e-5)
+def test_blocks_of_the_page_on_models_print_what_their_comments_say(models):
+    code = "".join(JAX_ALONE)
+    assert models["printed"] == re.findall(r"^print\(.*\)  # (.*)$", code, re.M)
+    assert len(models["printed"]) == code.count("print(") > 5

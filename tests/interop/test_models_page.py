@@ -13,7 +13,7 @@ import pytest
 import jepa_masks_jax as jm
 
 torch = pytest.importorskip("torch")
-for library in ("flax", "equinox", "equimo"):
+for library in ("flax", "equinox", "equimo", "keras", "haiku"):
     pytest.importorskip(library)
 
 PAGE = Path(__file__).parents[2] / ".github" / "MODELS.md"
@@ -22,7 +22,7 @@ if not PAGE.exists():
 TEXT = PAGE.read_text()
 CODE = "\n".join(re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S))
 MANY_KEYS = jax.random.split(jax.random.key(7), 1000)
-ATTENTIONS = ("jax_attention", "nnx_attention", "linen_attention", "equinox_attention")
+ATTENTIONS = [f"{name}_attention" for name in ("jax", "nnx", "linen", "haiku", "keras", "equinox")]
 
 
 @pytest.fixture(scope="module")
@@ -41,70 +41,155 @@ def test_blocks_print_what_their_comments_say(page):
     assert page["printed"] == comments
 
 
-class TestAttention:
-    def of_batch(self, page, name):
-        attention = page[name]
-        return jax.vmap(attention) if name == "equinox_attention" else attention
+def with_mask(page, name, queries, tokens, mask):
+    """The outputs for a mask as the library takes it."""
+    if name == "keras_attention":
+        return page["keras_layer"](queries, tokens, attention_mask=mask)
+    if name == "haiku_attention":
+        return page["haiku_layer"].apply(page["haiku_weights"], queries, tokens, tokens, mask)
+    if name == "equinox_attention":
+        return page["equinox_layer"](queries, tokens, tokens, mask=mask)
+    if name == "nnx_attention":
+        return page["nnx_layer"](queries, tokens, mask=mask)
+    if name == "linen_attention":
+        return page["linen_layer"].apply(page["variables"], queries, tokens, mask=mask)
+    q, k = (x.reshape(*x.shape[:-1], 4, 8) for x in (queries, tokens))
+    return jax.nn.dot_product_attention(q, k, k, mask=mask).reshape(queries.shape)
 
-    @pytest.mark.parametrize("name", ATTENTIONS)
-    def test_valid_outputs_see_the_valid_tokens_alone(self, page, name):
-        """Token `j` of sample 4 is changed in copy `j`, and no token in the last copy."""
-        tokens, valid = page["x"][4], np.asarray(page["seen"].valid[4])
-        assert valid.any()
-        assert not valid.all()
-        changed = jnp.eye(101, 100, dtype=bool)[..., None]
-        copies = jnp.where(changed, jax.random.normal(jax.random.key(5), tokens.shape), tokens)
-        outputs = self.of_batch(page, name)(copies, jnp.tile(valid, (101, 1)))
-        changes = np.asarray((jnp.abs(outputs[:-1] - outputs[-1]) > 1e-6).any(-1))
-        others = ~np.eye(100, dtype=bool) & valid
-        sees = np.broadcast_to(valid[:, None], (100, 100))
-        np.testing.assert_array_equal(changes[others], sees[others])
 
+class TestLayersThatTakeAMask:
     @pytest.mark.parametrize("name", ATTENTIONS)
-    def test_one_sample_has_the_shape_of_the_table(self, page, name):
-        x, valid = page["x"], page["seen"].valid
-        mask = jnp.broadcast_to(valid[4], (100, 100)) if "equinox" in name else valid[4][None, None]
-        expected = self.of_batch(page, name)(x, valid)[4]
-        alone = self.with_mask(page, name, x[4], mask)
-        np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-5)
+    def test_queries_see_the_keys_of_their_own_sample(self, page, name):
+        x, y, seen, at, mask = (page[n] for n in ("x", "y", "seen", "at", "cross_mask"))
+        assert not seen.valid.all()
+        assert not at.valid.all()
+        before = page[name](y, x, mask)
+        for sample in range(3):  # 2 is padding
+            changed = jnp.where((seen.sample == sample)[..., None], x + 1, x)
+            moves = (page[name](y, changed, mask) != before).any(-1)
+            np.testing.assert_array_equal(moves[at.valid], (at.sample == sample)[at.valid])
 
-    @pytest.mark.parametrize("name", ATTENTIONS)
-    def test_valid_of_a_batch_as_it_is_raises(self, page, name):
-        x, valid = page["x"], page["seen"].valid
-        x = x[4] if name == "equinox_attention" else x
-        with pytest.raises((TypeError, ValueError)):
-            self.with_mask(page, name, x, valid)
+    @pytest.mark.parametrize("name", [name for name in ATTENTIONS if name != "keras_attention"])
+    def test_one_row_has_the_shape_of_the_table(self, page, name):
+        x, y, mask = page["x"], page["y"], page["cross_mask"]
+        of_row = mask[1] if name == "equinox_attention" else mask[1][None]
+        alone = with_mask(page, name, y[1], x[1], of_row)
+        np.testing.assert_allclose(alone, page[name](y, x, mask)[1], rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("name", ATTENTIONS[:3])
-    def test_valid_of_a_batch_of_k_is_misread(self, page, name):
-        x, valid = (
-            jnp.tile(a, (13, *[1] * (a.ndim - 1)))[:100] for a in (page["x"], page["seen"].valid)
-        )
-        wrong = self.with_mask(page, name, x, valid)
-        assert float(jnp.abs(wrong - page[name](x, valid)).max()) > 0.1
+    def test_rows_without_an_axis_for_heads_are_read_as_heads(self, page, name):
+        x, y, mask = page["x"], page["y"], page["cross_mask"]
+        wrong = with_mask(page, name, y, x, mask)
+        assert float(jnp.abs(wrong - page[name](y, x, mask)).max()) > 0.1
+        with pytest.raises((AssertionError, TypeError, ValueError)):
+            with_mask(page, name, y[:3], x[:3], mask[:3])
 
-    def test_equinox_refuses_valid_of_one_sample(self, page):
-        with pytest.raises(ValueError, match="mask must have shape"):
-            self.with_mask(page, "equinox_attention", page["x"][4], page["seen"].valid[4])
 
-    def with_mask(self, page, name, x, mask):
+class TestPaddedLists:
+    """`valid` of lists of one sample, without a mask of queries by keys."""
+
+    @pytest.fixture
+    def batch(self):
+        counts = jnp.array([60, 100, 1, 99, 37, 80, 100, 50])
+        valid = jnp.arange(100) < counts[:, None]
+        return jax.random.normal(jax.random.key(3), (8, 100, 32)), valid
+
+    @pytest.mark.parametrize("name", ATTENTIONS)
+    def test_valid_along_the_keys_is_the_mask(self, page, batch, name):
+        x, valid = batch
+        expected = page[name](x, x, jnp.broadcast_to(valid[:, None], (8, 100, 100)))
         if name == "equinox_attention":
-            return page["equinox_layer"](x, x, x, mask=mask)
-        if name == "nnx_attention":
-            return page["nnx_layer"](x, mask=mask)
-        if name == "linen_attention":
-            return page["linen_layer"].apply(page["variables"], x, mask=mask)
-        heads = x.reshape(*x.shape[:-1], 4, 8)
-        return jax.nn.dot_product_attention(heads, heads, heads, mask=mask).reshape(x.shape)
+            given = jnp.broadcast_to(valid[2], (100, 100))
+        else:
+            given = valid[:, None, :] if name == "keras_attention" else valid[:, None, None, :]
+        got = with_mask(page, name, *((x[2], x[2]) if "equinox" in name else (x, x)), given)
+        expected = expected[2] if "equinox" in name else expected
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("name", ["jax_attention", "nnx_attention", "linen_attention"])
+    def test_valid_of_a_batch_as_it_is_is_refused_or_misread(self, page, batch, name):
+        x, valid = batch
+        with pytest.raises((TypeError, ValueError)):
+            with_mask(page, name, x, x, valid)
+        x, valid = (jnp.tile(a, (13, *[1] * (a.ndim - 1)))[:100] for a in batch)
+        wrong = with_mask(page, name, x, x, valid)
+        right = with_mask(page, name, x, x, valid[:, None, None, :])
+        assert float(jnp.abs(wrong - right).max()) > 0.1
+
+    def test_counts_equal_a_mask_to_the_bit(self):
+        """At every count from 1 to all, forward and backward."""
+        valid = jnp.arange(100) < jnp.arange(1, 101)[:, None]
+        x = jnp.where(valid[..., None], jax.random.normal(jax.random.key(3), (100, 100, 32)), 7.0)
+
+        def both(**options):
+            def attend(x):
+                heads = x.reshape(*x.shape[:2], 4, 8)
+                return jax.nn.dot_product_attention(heads, heads, heads, **options)
+
+            return attend(x), jax.grad(lambda x: jnp.sum(attend(x) ** 2, where=where))(x)
+
+        where = valid[..., None, None]
+        counts = both(key_value_seq_lengths=valid.sum(-1, dtype=jnp.int32))
+        jax.tree.map(np.testing.assert_array_equal, counts, both(mask=valid[:, None, None, :]))
+
+
+class TestKernelsThatTakeNoMask:
+    def test_splash_in_a_layer_of_flax(self, page):
+        layer = page["nnx"].clone(page["splash_layer"])
+        layer.attention_fn = page["nnx"].dot_product_attention
+        expected = layer(page["y"], page["x"], mask=page["cross_mask"][:, None])
+        got = page["splash_rows"](page["y"], page["x"], page["at"], page["seen"])
+        valid = page["at"].valid
+        np.testing.assert_allclose(got[valid], expected[valid], atol=1e-5)
+
+    @pytest.mark.parametrize("name", ["mask", "samples"])
+    def test_linen_passes_what_is_called_mask_alone(self, page, name):
+        given = {}
+        known = {"given": given}
+        exec(
+            f"def attend(query, key, value, {name}=None, **_):\n given[0] = {name}\n return query",
+            known,
+        )
+        layer = page["linen"].MultiHeadDotProductAttention(4, attention_fn=known["attend"])
+        sample = page["seen"].sample[0]
+        layer.apply(page["variables"], page["x"][0], mask=sample)
+        assert given[0] is (sample if name == "mask" else None)
+
+    def test_one_list_for_the_batch_begins_where_each_sample_does(self, page):
+        masks = page["masks"].context, page["masks"].targets[:, 0]
+        for of_sample, listed, cu in zip(
+            masks, (page["batch"], page["batch_at"]), (page["cu_k"], page["cu_q"]), strict=True
+        ):
+            counts = np.asarray(of_sample).reshape(8, -1).sum(1)
+            assert counts.sum() < listed.sample.size
+            assert cu.tolist() == [0, *np.cumsum(counts), listed.sample.size]
+            assert cu.dtype == np.int32
+
+
+class TestFlax:
+    def test_batch_norm_takes_valid_as_its_mask(self, page):
+        norm = page["nnx"].BatchNorm(1, rngs=page["nnx"].Rngs(0), momentum=0.0)
+        norm(page["values"], mask=page["listed"].valid[:, None])
+        assert (float(norm.mean[0]), float(norm.var[0])) == (3.0, 1.0)
+
+    def test_lists_come_back_from_their_arrays_alone(self, page):
+        jax.tree.map(np.testing.assert_array_equal, page["restored"], page["seen"])
+        assert page["restored"].per_row == 2
+        with pytest.raises(TypeError, match="can not serialize 'TokenIndices'"):
+            page["serialization"].to_bytes(page["seen"])
 
 
 class TestGathering:
     def test_nan_at_the_padding_passes_a_masked_attention(self, page):
-        seen = page["seen"]
+        context = page["masks"].context
+        seen = jax.vmap(lambda mask: jm.token_indices(mask, size=100))(context)
         assert not seen.valid.all()
+        mask = jnp.broadcast_to(seen.valid[:, None], (8, 100, 100))
         gathered = jnp.take_along_axis(page["patches"], seen.indices[..., None], axis=1)
-        assert jnp.isnan(page["jax_attention"](gathered, seen.valid)[~seen.valid.all(1)]).all()
-        assert not jnp.isnan(page["jax_attention"](page["x"], seen.valid)).any()
+        outputs = page["jax_attention"](gathered, gathered, mask)
+        assert jnp.isnan(outputs[~seen.valid.all(1)]).all()
+        taken = jax.vmap(jm.take_tokens)(page["patches"], seen)
+        assert not jnp.isnan(page["jax_attention"](taken, taken, mask)).any()
 
     def test_lists_of_images_have_no_padding(self, page):
         seen, targets = jax.vmap(page["exact"])(MANY_KEYS)
@@ -134,12 +219,6 @@ class TestGathering:
     def test_kept_patches_are_those_of_the_list(self, page):
         taken = jax.vmap(jm.take_tokens)(page["patches"], page["exact_seen"])
         np.testing.assert_array_equal(page["kept"], taken)
-
-    def test_third_is_the_third_target(self, page):
-        np.testing.assert_array_equal(
-            page["third"].indices, np.asarray(page["exact_targets"].indices)[:, 2]
-        )
-        assert page["third"].num_tokens == 196
 
     @pytest.mark.parametrize("gathers_first", [True, False])
     def test_nan_of_a_dropped_token_reaches_the_weights_if_it_is_embedded(self, gathers_first):
@@ -204,18 +283,20 @@ class TestClips:
 
 
 class TestEquimo:
+    IMAGE = jax.random.normal(jax.random.key(4), (3, 32, 32))
+
     def seen(self, features, image):
         """The tokens whose pixels move the class token: bool[8, 8]."""
         slopes = jax.jacrev(lambda image: features(image)[0, :2])(image)
         return jnp.abs(slopes).sum((0, 1)).reshape(8, 4, 8, 4).sum((1, 3)) > 0
 
     def test_context_is_seen(self, page):
-        key, image = page["keys"][0], page["images"][0]
+        key, image = page["keys"][0], self.IMAGE
         seen = self.seen(lambda image: page["equimo_features"](key, image), image)
         np.testing.assert_array_equal(seen, ~jm.presets.mae(key, (8, 8)))
 
     def test_target_as_it_is_shows_what_it_should_hide(self, page):
-        key, image = page["keys"][0], page["images"][0]
+        key, image = page["keys"][0], self.IMAGE
         options = {"mask": jm.presets.mae(key, (8, 8)), "inference": True}
         seen = self.seen(lambda image: page["vit"].features(image, key=key, **options), image)
         np.testing.assert_array_equal(seen, options["mask"])
@@ -254,7 +335,7 @@ class TestPyTorch:
             expected = np.take_along_axis(patches.numpy(), indices[..., None], axis=1)
             np.testing.assert_array_equal(gather(target), expected)
         with pytest.raises(RuntimeError, match="index 196 is out of bounds"):
-            gather(page["lists"](page["seen"]))
+            gather(torch.full((8, 3), 196))  # padding
 
     def test_one_count_for_the_whole_batch_of_tubes(self, page):
         assert len(set(page["flat"](page["tubes"]).sum(1).tolist())) == 1
