@@ -631,9 +631,9 @@ def test_outlines_are_thin_on_strips_and_frames(grid):
     half = np.zeros(grid, bool)
     half[..., : grid[-1] // 2] = True
     canvas = canvas_of(half)
-    middle = canvas[len(canvas) // 2]
-    outline = (np.abs(middle - TARGETS[0]).max(axis=-1) < 1e-6).mean()
-    assert 0 < outline < 0.02
+    for line in (canvas[len(canvas) // 2], canvas[:, 8]):  # across, and down through the target
+        outline = (np.abs(line - TARGETS[0]).max(axis=-1) < 1e-6).mean()
+        assert 0 < outline < 0.05
 
 
 @pytest.mark.parametrize(
