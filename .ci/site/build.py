@@ -113,8 +113,8 @@ def package():
 
 def topics():
     """Makes a page of each group of names in `__all__`, whose comment is its title."""
-    listed = re.search(r"^__all__ = \[\n(.*?)^\]", inspect.getsource(jm), re.M | re.S)[1]
-    for title, lines in re.findall(r"    # (.*)\n((?:    \".*\n)+)", listed):
+    groups = r"^# (.*)\n((?:__all__ \+?= .*\n)+)"
+    for title, lines in re.findall(groups, inspect.getsource(jm), re.M):
         names = re.findall(r'"(\w+)"', lines)
         if names == ["presets"]:
             yield page("presets", *described(jm.presets))

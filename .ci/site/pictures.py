@@ -7,13 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jax
 import matplotlib
 from PIL import Image
 
 import jepa_masks_jax as jm
 from jepa_masks_jax import __main__ as command
-from jepa_masks_jax import plotting
 
 
 def draw(folder):
@@ -22,12 +20,9 @@ def draw(folder):
     pictures = {}
     with tempfile.TemporaryDirectory() as scratch, matplotlib.rc_context({"savefig.dpi": 200}):
         picture = Path(scratch) / "picture.png"
-        for name in [*command.STRATEGIES, *command.PRESETS, "top_mask"]:
-            if name == "top_mask":
-                top_mask().savefig(picture)
-            else:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    command.main([name, "--out", str(picture)])
+        for name in [*command.STRATEGIES, *command.PRESETS]:
+            with contextlib.redirect_stdout(io.StringIO()):
+                command.main([name, "--out", str(picture)])
             with Image.open(picture) as image:
                 image.convert("RGB").save(folder / f"{name}.webp", quality=85)
                 pictures[name] = [*(side // 2 for side in image.size), legend(name)]
@@ -41,20 +36,8 @@ def draw(folder):
 
 def legend(name):
     """Says what the colors of a picture mean."""
-    if name != "top_mask" and len(command.default_grid(name)) == 1:
+    if len(command.default_grid(name)) == 1:
         return "Light blue tokens are context, orange ones are masked."
     if name.startswith("ijepa"):
         return "Context shows the photograph, each target has a color, and dark tokens are neither."
     return "Context shows the photograph, and masked tokens are orange."
-
-
-def top_mask():
-    """Draws the tokens nearest to a random one; the command has no scores."""
-
-    def nearest(key):
-        center_key, tie_key = jax.random.split(key)
-        center = jm.random_mask(center_key, (14, 14), num_masked=1)
-        return jm.top_mask(-jm.squared_distance(center), num_masked=60, key=tie_key)
-
-    masks = jax.vmap(nearest)(jax.random.split(jax.random.key(0), 8))
-    return plotting.show_masks(masks, image=plotting.photograph())
