@@ -317,6 +317,8 @@ if not TYPE_CHECKING:  # A type checker would take every name for a preset.
         word = name.lower()
         letters = re.split("[^a-z]", word)[0]
         meant = [preset for preset in __all__ if letters and preset.startswith(letters)]
-        meant = _OTHER_NAMES.get(word) or meant or difflib.get_close_matches(word, __all__, n=1)
+        for model, presets in _OTHER_NAMES.items():
+            meant = presets if word.startswith(model) else meant
+        meant = meant or difflib.get_close_matches(word, __all__, n=1)
         hint = f", see {' or '.join(meant)}" if meant else ""
         raise AttributeError(f"{__name__} has no preset {name}{hint}")
