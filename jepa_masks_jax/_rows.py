@@ -195,8 +195,8 @@ def attention_mask(
     samples: leave such samples out of the loss.
 
     For a batch of rows: `jax.vmap(attention_mask)(queries, keys)`. In a `jax.lax.scan` over layers
-    XLA keeps a boolean mask for the gradient of every layer. A bias, made once, needs no copies:
-    `bias = jnp.where(mask, 0, jnp.finfo(dtype).min / 2)`.
+    pass a bias that is made once outside, `jnp.where(mask, 0, jnp.finfo(dtype).min / 2)`: XLA keeps
+    a mask for the gradient as it is broadcast to the heads, about the logits of one layer.
 
     A list for a whole batch needs no such mask, which would be large: kernels for sequences of
     unequal length take their offsets (`.github/MODELS.md`).
