@@ -245,6 +245,13 @@ def token_rows():
             "token_indices": with_key(lambda k, m, n=size: jm.token_indices(m, size=n, key=k))
         }
         rows.append((f"`token_indices` {by(grid)} to {size}, with a key", functions, [key, mask]))
+    pair = jax.ShapeDtypeStruct((2, *IMAGE), jnp.bool_)
+    of_pair = functools.partial(jm.token_indices, size=188, per_row=2)
+    functions = {"token_indices": lambda pair: (of_pair(pair), of_pair(pair).sample)}
+    rows.append(("`token_indices` of a row of two 14x14 to 188", functions, [pair]))
+    row = [jax.ShapeDtypeStruct((188,), dtype) for dtype in (jnp.int32, jnp.bool_)]
+    functions = {"attention_mask": lambda *row: jm.attention_mask(jm.TokenIndices(*row, 392, 2))}
+    rows.append(("`attention_mask` of such a row", functions, row))
     args = [
         jax.ShapeDtypeStruct((math.prod(IMAGE), 32), jnp.float32),
         jax.ShapeDtypeStruct((64,), jnp.int32),
@@ -271,10 +278,15 @@ def group_rows():
     """Lists what takes a whole batch, as `strategy_rows` does."""
     key, counts = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((256,), jnp.int32)
     functions = {
-        "balanced_order": with_key(functools.partial(jm.balanced_order, rows=128)),
+        "balanced_order": with_key(functools.partial(jm.balanced_order, per_row=2)),
         "`jax.random.permutation`": with_key(lambda key, counts: jax.random.permutation(key, 256)),
     }
-    return [("`balanced_order` of 256 samples in 128 rows", functions, [key, counts])]
+    masks = jax.ShapeDtypeStruct((256, *IMAGE), jnp.bool_)
+    in_rows = {"in_rows": with_key(functools.partial(jm.in_rows, per_row=2))}
+    return [
+        ("`in_rows` of 256 masks of 14x14", in_rows, [key, masks]),
+        ("`balanced_order` of 256 samples in rows of two", functions, [key, counts]),
+    ]
 
 
 def main():
