@@ -14,14 +14,14 @@ Write a function of one key for one sample, and let `jax.vmap` make the batch:
 >>> seen.indices.shape, seen.valid.shape, targets.shape
 ((256, 64), (256, 64), (256, 4, 14, 14))
 
-A mask is named after what its True tokens are. `context` marks what the encoder sees, `target` what
-the predictor must predict. Strategies that return one mask return the target, and the context is
+A mask is named after its True tokens: `context` marks what the encoder sees, and `target` what the
+predictor has to predict. Strategies that return one mask return the target, and the context is
 `~target`.
 
 Options are keyword-only and static: they are part of the compiled program. Only counts, `within`
 and `among` may also be traced arrays. An invalid static option raises, with a one-line message,
 when the function is called, and inside `jit` while it is traced. Values in arrays cannot be
-checked: they are clamped to the valid range.
+checked, so they are clamped to the valid range.
 
 ## From a mask to tokens and back
 
@@ -32,7 +32,7 @@ checked: they are clamped to the valid range.
     seen.valid     bool[4]      T T T F
       |  take_tokens(tokens, seen)              tokens: [8, D]
     taken          [4, D]       t1 t2 t4 0
-      |  network(taken, seen.valid)             valid masks its attention
+      |  network(taken, attention_mask(seen))   keeps padding out of attention
     outputs        [4, D]       y1 y2 y4 ?
       |  put_tokens(outputs, seen, fill=m)      m: a mask token
     placed         [8, D]       m y1 y2 m  y4 m m m
@@ -40,11 +40,11 @@ checked: they are clamped to the valid range.
 ## Lists and rows
 
 The token counts of block masks vary, but an index list has one length: a short one drops tokens,
-and a long one computes padding. Rows of several samples drop next to nothing and compute little
-padding, because `in_rows` groups samples so that all rows hold about equally many tokens.
+and a long one computes padding. Rows of several samples do little of either, because `in_rows`
+groups samples so that all rows hold about equally many tokens.
 
 >>> draw = lambda key: jm.presets.ijepa(key, grid)
->>> jm.list_size(draw)  # the lengths of lists that drop 0.1 %
+>>> jm.list_size(draw)  # 99 % of lists of these lengths drop nothing
 ContextTargetMasks(context=131, targets=42)
 >>> sizes = jm.list_size(draw, per_row=2, group=256)  # and of rows of two samples
 >>> def list_row(context):  # one row: bool[2, 14, 14]
@@ -56,8 +56,9 @@ ContextTargetMasks(context=131, targets=42)
 >>> seen.indices.shape, mask.shape
 ((128, 188), (128, 188, 188))
 
-A list is a row of one. `seen.sample` is the sample of each entry in its row, and `seen.place` its
-token in the grid of that sample. `.github/ROWS.md` in the repository has complete steps.
+A list is a row of one. `seen.sample` says which sample of the row each entry belongs to, and
+`seen.place` which token of that sample's grid it is. `.github/ROWS.md` in the repository has
+complete steps.
 
 ## Functions
 
@@ -80,7 +81,7 @@ token in the grid of that sample. `.github/ROWS.md` in the repository has comple
 
 With `within=sides`, a sample smaller than the grid gets the mask of its own size, in the first rows
 and columns. One compilation serves all sizes, and `inside` tells real tokens from padding. With
-`among=has_data`, random tokens are chosen only from those that a sample has.
+`among=has_data`, random tokens are chosen only from those that hold data.
 
 ## Reproducibility
 

@@ -31,13 +31,14 @@ def in_rows(key: jax.Array, masks: Any, *, per_row: Int) -> Any:
                          c c c c c d d d d d d d
     ```
 
-    The order is that of `balanced_order` for the counts of the first array, and every array of
-    `masks` is put into it. Masks that do not depend on their images, such as I-JEPA's, change
-    places alone: any image can take any mask. If they do depend on them, as with `within`, pass
-    what belongs to an image too: `in_rows(key, (context, patches, sides), per_row=2)`.
+    `balanced_order` finds the order from the counts of the first array, and every array of `masks`
+    is put into that order. If masks do not depend on their images, as I-JEPA's, the images can stay
+    where they are: any image can take any mask. If masks do depend on their images, as with
+    `within`, pass what belongs to an image too:
+    `in_rows(key, (context, patches, sides), per_row=2)`.
 
-    The samples of a call are one group. Over several devices each group should stay on one:
-    `.github/ROWS.md` has complete steps, and pools for small batches.
+    The samples of a call are one group. Keep each group on one device. `.github/ROWS.md` has
+    complete steps, and pools for small batches.
 
     Args:
         key: a single PRNG key.
@@ -46,7 +47,7 @@ def in_rows(key: jax.Array, masks: Any, *, per_row: Int) -> Any:
         per_row: how many samples share a row, `G`, from 1 to `B`, a divisor of `B`.
 
     Returns:
-        `masks` with arrays `[B / G, G, ...]`, each row of the first one a row of masks for
+        `masks` with arrays `[B / G, G, ...]`. Each `row` of the first array is a row of masks for
         `token_indices(row, size=..., per_row=G)`. Targets bool[B, M, *grid] become
         bool[B / G, G, M, *grid]: list the `m`-th of every sample with a `jax.vmap` over the axis
         of `M`, as in the example.
@@ -110,15 +111,15 @@ def balanced_order(
     ```
 
     The samples are sorted by count and dealt out to the rows in a snake: to rows `1, ..., R`, then
-    to `R, ..., 1`, and so on. Then the rows are shuffled, and the places in each row. So every
-    place is equally likely to get each sample, although samples of equal counts do not meet in a
-    row as often as by chance.
+    to `R, ..., 1`, and so on. Then the rows are shuffled, and so is the order within each row. So
+    every position is equally likely to get each sample. Which samples share a row, however, follows
+    from the counts alone.
 
-    A larger group is better balanced. Over several devices each group should stay on one, so that
-    they need not communicate: use `jax.vmap` over groups whose keys are sharded, or a pool, which
-    every device orders for itself (`.github/ROWS.md`). On explicit axes of a mesh, `counts` of a
-    group must not be sharded. The order depends on the size of a group, so keep that size when the
-    number of devices changes, and the rows stay the same.
+    A larger group is better balanced. Keep each group on one device, so that devices need not
+    communicate: use `jax.vmap` over groups whose keys are sharded, or a pool, which every device
+    orders for itself (`.github/ROWS.md`). On explicit axes of a mesh, the `counts` of a group must
+    not be sharded. The order depends on the size of a group: keep that size when the number of
+    devices changes, and the rows stay the same.
 
     Args:
         key: a single PRNG key.
@@ -188,18 +189,18 @@ def attention_mask(
     padding   . . . . . #
     ```
 
-    A query without a key attends to all keys. That keeps a softmax over nothing, whose gradients
-    are NaN in every parameter, out of any attention, also one that writes `-inf` where the mask is
-    False. It happens to padding if the keys have none, which is harmless, and to queries of a
-    sample without context, whose outputs are then finite but not right, since they see the other
-    samples: leave such samples out of the loss.
+    A query without a key attends to all keys, so that no softmax is over nothing: that would make
+    the gradients of every parameter NaN if an attention writes `-inf` where the mask is False.
+    Padding is such a query if the keys have no padding, and that is harmless. A sample without
+    context has such queries, too: their outputs are finite but not right, since they see the other
+    samples, so leave it out of the loss.
 
     For a batch of rows: `jax.vmap(attention_mask)(queries, keys)`. In a `jax.lax.scan` over layers
     pass a bias that is made once outside, `jnp.where(mask, 0, jnp.finfo(dtype).min / 2)`: XLA keeps
     a mask for the gradient as it is broadcast to the heads, about the logits of one layer.
 
-    A list for a whole batch needs no such mask, which would be large: kernels for sequences of
-    unequal length take their offsets (`.github/MODELS.md`).
+    For one list of a whole batch the mask would be large. Use a kernel for sequences of unequal
+    length there, which takes their offsets instead (`.github/MODELS.md`).
 
     Args:
         queries: an index list or row, or a tuple of those that the model concatenates, in that
@@ -212,7 +213,7 @@ def attention_mask(
 
     Raises:
         TypeError: if one of the lists is not a `TokenIndices` of int32 and bool.
-        ValueError: if the lists have unequal `per_row`, if there is none, or if one is that of a
+        ValueError: if the lists have unequal `per_row`, if there is no list, or if one is that of a
             batch.
 
     Example:

@@ -61,8 +61,8 @@ class MaskStatistics(NamedTuple):
 def mask_statistics(masks: Any) -> MaskStatistics:
     """Counts the True tokens of a batch of masks, to judge the length of index lists.
 
-    `list_size` finds the length of lists and rows. Of any length, `dropped` says how many of the
-    tokens are lost, and `computed` how many entries a model computes for each token that is kept.
+    `list_size` finds the length of lists and rows. For any length, `dropped` says which fraction of
+    the tokens is lost, and `computed` how many entries a model computes for each token kept.
 
     Args:
         masks: bool[batch, *grid], a NumPy or JAX array with one batch axis and at least one mask.
@@ -115,13 +115,13 @@ def list_size(
 ) -> Any:
     """Finds the length of index lists or rows: the `size` for `token_indices`.
 
-    The length is a quantile of the token counts of many masks, of which lists drop next to nothing
-    beyond it. With `per_row=G` the masks are put into rows as `in_rows` does for a batch of `group`
-    samples, and the counts are the totals of the rows.
+    The length is the `quantile` of the token counts of many masks. With `per_row=G` the masks are
+    put into rows as `in_rows` does for a batch of `group` samples, and the counts are the totals of
+    the rows.
 
     The masks are sampled from a fixed threefry key: 10,240 of them, or a few more to fill the last
-    group. They are fewer where all masks of a sample together have more than 100,000 tokens, such
-    as 3,276 of I-JEPA's on 256x256, because 10,240 would take seconds. The function may be called
+    group. If the masks of one sample together have more than 100,000 tokens, fewer are sampled,
+    because 10,240 would take too long: 3,276 for I-JEPA on 256x256. `list_size` may also be called
     inside `jit`, while the step is traced.
 
     Args:

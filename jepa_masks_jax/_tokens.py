@@ -33,16 +33,15 @@ def token_indices(
     `token_indices(clip_count(key, mask, maximum=size), size=size)` to the bit. Without `key`,
     tokens beyond the first `size` in row-major order are dropped.
 
-    For a batch, every mask needs its own key:
-    `jax.vmap(lambda mask, key: token_indices(mask, size=64, key=key))(masks, keys)`. If all masks
-    share one key, their choices are correlated.
+    In a batch, give every mask its own key, because choices by the same key are correlated:
+    `jax.vmap(lambda mask, key: token_indices(mask, size=64, key=key))(masks, keys)`.
 
-    With `per_row=G`, the masks of `G` samples share one list, a row, and `sample` and `place` tell
-    whose each entry is. `in_rows` groups the samples of a batch, `list_size` finds the length of a
-    row, and `attention_mask` keeps its samples apart.
+    With `per_row=G`, the masks of `G` samples share one list, a row: `sample` says which of them
+    each entry belongs to, and `place` which of its tokens that is. `in_rows` groups the samples of
+    a batch, `list_size` finds the length of a row, and `attention_mask` keeps its samples apart.
 
     True tokens are listed, so the context of a masked model is `token_indices(~target, ...)`. With
-    `within`, `~target` includes padding of the grid: list `inside(grid, within) & ~target`.
+    `within`, `~target` includes padding of the grid, so list `inside(grid, within) & ~target`.
 
     Args:
         mask: bool[*grid], of any rank from 1: one mask, since a batch would be taken for a grid.
@@ -60,7 +59,7 @@ def token_indices(
     Raises:
         TypeError: if `mask` is not a boolean array, `size` or `per_row` is not a static integer, or
             `key` is neither a key nor None.
-        ValueError: if `mask` has no axis, its first axis is not that of `per_row`, `size` is out of
+        ValueError: if `mask` has no axis, its first axis is not `per_row` long, `size` is out of
             its range, or `key` is a batch of keys.
 
     Example:
@@ -180,7 +179,7 @@ def take_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> j
 def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> jax.Array:
     """Puts tokens back where `take_tokens` took them from.
 
-    For a batch, with one mask token for all:
+    For a batch that shares one mask token:
     `jax.vmap(lambda tokens, indices: put_tokens(tokens, indices, fill=mask_token))(tokens,
     indices)`.
 

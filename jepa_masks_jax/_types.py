@@ -1,4 +1,4 @@
-"""The types that functions return from inside `jit`, and what `jax.export` stores of them."""
+"""The types that functions return inside `jit`, and how `jax.export` stores them."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ class ContextTargetMasks(NamedTuple):
 class TokenIndices:
     """An index list: the tokens of one sample, or of the samples that share a row.
 
-    Its entries are padded to a static length. A list is a row of one sample. Unpacks as
+    It is padded to a static length. A list is a row of one sample. It unpacks as
     `indices, valid`. After `jax.vmap` the arrays have a leading batch axis, such as
     `indices: int32[B, size]`, while `num_tokens` and `per_row` are still one int each.
     `help(jepa_masks_jax)` draws the chain from a mask to tokens and back.
@@ -60,18 +60,21 @@ class TokenIndices:
     valid: jax.Array
     """bool[size], False at the padding, which comes last"""
     num_tokens: int = dataclasses.field(metadata={"static": True})
-    """the token count of the mask, of all samples of a row together, static"""
+    """the token count of the grid, for a row that of all its samples together, static"""
     per_row: int = dataclasses.field(default=1, metadata={"static": True})
     """how many samples share the list, static"""
 
     @property
     def sample(self) -> jax.Array:
-        """The sample of each entry in its row, ascending, `per_row` at the padding: int32[size]."""
+        """Which sample of the row each entry belongs to: int32[size].
+
+        Ascending, and `per_row` at the padding.
+        """
         return _sample_and_place(self)[0]
 
     @property
     def place(self) -> jax.Array:
-        """The token of each entry in the grid of its sample, 0 at the padding: int32[size]."""
+        """Which token of its sample's grid each entry is, 0 at the padding: int32[size]."""
         return _sample_and_place(self)[1]
 
     def __iter__(self) -> Iterator[jax.Array]:

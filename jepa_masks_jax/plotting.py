@@ -29,7 +29,7 @@ CONTEXT_COLOR = "#56B4E9"
 """The color of context tokens if there is no image."""
 
 TARGET_COLORS = ("#D55E00", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
-"""The colors of the target blocks, in order and starting over; color-blind eyes tell them apart."""
+"""The colors of the target blocks, in turn; readers who are color-blind can tell them apart."""
 
 _UNUSED_COLOR = "#303030"
 """The tint of tokens in neither set, nearly black."""
@@ -42,7 +42,7 @@ _LEGEND = 6, 0.23
 
 
 class _Figure(Figure):
-    """A figure of no window: a notebook shows it where it is displayed, and pyplot does not."""
+    """A figure without a window: a notebook shows it when it is displayed, pyplot never does."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -85,14 +85,14 @@ def show_mask(
         within: the real sides of the sample, one integer for each axis of the grid, clamped into
             `[1, side]`. The image covers the real part, tokens outside it are white, and the
             context of a single target is the rest of the real part. Default None, the whole grid.
-        ax: matplotlib axes to plot on. Default None, which makes a figure of pyplot. Close the
-            figures of a loop, or pass `ax`: pyplot warns when more than 20 are open.
+        ax: matplotlib axes to plot on. Default None, which makes a pyplot figure. In a loop,
+            close the figures or pass `ax`, because pyplot warns when more than 20 are open.
 
     Returns:
         Axes: the axes plotted on.
 
     Raises:
-        TypeError: if the mask is not boolean, or the sides are no integers.
+        TypeError: if the mask is not boolean, or the sides are not integers.
         ValueError: if the mask does not have one to three axes, or if `image` or `within` does not
             fit it.
 
@@ -143,9 +143,9 @@ def show_masks(
         titles: a title for each mask. Default None.
 
     Returns:
-        Figure: at most ten inches wide, and none of pyplot's: a notebook shows it as the last value
-            of a cell or by `display`, and `savefig` saves it. The first axes are those of the
-            masks, in order.
+        Figure: at most ten inches wide, and not one of pyplot's: a notebook shows it as the last
+            value of a cell or by `display`, and its `savefig` saves it. The first axes are those of
+            the masks, in order.
 
     Raises:
         TypeError: if the masks are not boolean.
@@ -218,11 +218,11 @@ def show_chain(mask: Any | ContextTargetMasks, indices: TokenIndices, *, image: 
         image: the image, as in `show_mask`.
 
     Returns:
-        Figure: with axes for the five pictures, in order, and the legend. It is shown and saved as
-            that of `show_masks`.
+        Figure: with axes for the five pictures, in order, and the legend. It is shown and saved
+            like that of `show_masks`.
 
     Raises:
-        TypeError: if the mask is not boolean, or `indices` no `TokenIndices`.
+        TypeError: if the mask is not boolean, or `indices` is not a `TokenIndices`.
         ValueError: if `mask` is not the mask of one image, `indices` is not one index list of its
             tokens, or `image` does not fit.
 
@@ -305,14 +305,14 @@ def show_legend(
         image: the image under the masks, as in `show_mask`, for one frame. Default None.
         num_targets: how many target blocks have a color of their own. Default 1.
         neither: whether there are tokens in neither set. Default True.
-        ax: matplotlib axes to plot on, low and wide for a line. Default None, which makes a figure
-            of pyplot, as `show_mask` does.
+        ax: matplotlib axes to plot on, low and wide for a line. Default None, which makes a
+            pyplot figure, as `show_mask` does.
 
     Returns:
         Axes: the axes plotted on.
 
     Raises:
-        TypeError: if `num_targets` is no integer.
+        TypeError: if `num_targets` is not an integer.
         ValueError: if `num_targets` is below 1 or `image` is not the image of one frame.
 
     Example:

@@ -36,7 +36,7 @@ Call a preset as you call its strategy. Presets that return one mask return the 
 >>> context, targets = jm.presets.ijepa(key, grid)
 >>> context = ~jm.presets.mae(key, grid)
 
-`help(jm.presets.mae)` shows its options and the file that they come from. Each preset is a
+`help(jm.presets.mae)` shows its options and the file they come from. Each preset is a
 `functools.partial`: `.func` is the strategy and `.keywords` the options. A call may override them.
 To give a count instead of the preset's ratio, also pass `mask_ratio=None`:
 
@@ -258,7 +258,7 @@ def dinov3() -> None:
 def capi() -> None:
     """Samples CAPI's target: on its grid of 16x16, 166 tokens.
 
-    Its loss uses 8 random ones of them: `clip_count(key, mask, maximum=8)`.
+    Its loss uses a random 8 of them: `clip_count(key, mask, maximum=8)`.
 
     Source:
         github.com/facebookresearch/capi, `default_pretrain_config.yaml`
@@ -281,8 +281,8 @@ def hubert() -> None:
     """Samples HuBERT's target. For padded speech, pass `within`.
 
     fairseq takes at least two spans, and this preset at least one. On sequences of 11 to 20 tokens
-    fairseq masks 0.97 to 0.68, and this preset 0.91 to 0.50. From 31 tokens on, the ratios agree
-    within 0.01.
+    fairseq masks 97 to 68 % of them, and this preset 91 to 50 %. From 31 tokens on, the two agree
+    within a percentage point.
 
     Source:
         github.com/facebookresearch/fairseq,
