@@ -30,7 +30,7 @@ def test_python_blocks_run_in_order_and_print_what_their_comments_say(capsys):
     known, code = {}, "".join(blocks("python"))
     exec(code, known)
     comments = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.M)
-    assert len(comments) == 5
+    assert len(comments) == 4
     assert capsys.readouterr().out.splitlines() == comments
     assert_mae_learns(known["mae_loss"], known["params"])
     one = jax.jit(lambda key: jm.presets.ijepa(key, (14, 14)))(known["keys"][200])
