@@ -44,15 +44,15 @@ and a long one computes padding. Rows of several samples do little of either, be
 groups samples so that all rows hold about equally many tokens.
 
 >>> draw = lambda key: jm.presets.ijepa(key, grid)
->>> jm.list_size(draw)  # 99 % of lists of these lengths drop nothing
-ContextTargetMasks(context=131, targets=42)
->>> sizes = jm.list_size(draw, per_row=2, group=256)  # and of rows of two samples
+>>> sizes = jm.list_size(draw, per_row=2, group=256)
+>>> sizes  # 99 % of rows of these lengths drop nothing
+ContextTargetMasks(context=188, targets=78)
 >>> def list_row(context):  # one row: bool[2, 14, 14]
 ...     seen = jm.token_indices(context, size=sizes.context, per_row=2)
 ...     return seen, jm.attention_mask(seen)  # each token attends to those of its own sample
->>> masks = jax.vmap(draw)(keys)
+>>> masks = jax.jit(jax.vmap(draw))(keys)
 >>> context, targets = jm.in_rows(jax.random.key(1), masks, per_row=2)
->>> seen, mask = jax.vmap(list_row)(context)
+>>> seen, mask = jax.jit(jax.vmap(list_row))(context)
 >>> seen.indices.shape, mask.shape
 ((128, 188), (128, 188, 188))
 

@@ -247,7 +247,6 @@ MASK = np.eye(4, dtype=bool)
 INDICES = jm.TokenIndices(np.arange(3, dtype=np.int32), np.ones(3, bool), 16)
 BATCHED = jm.TokenIndices(np.zeros((2, 3), np.int32), np.ones((2, 3), bool), 16)
 FLOATS = jm.TokenIndices(np.arange(3.0), np.ones(3, bool), 16)
-LONGS = jm.TokenIndices(np.arange(3), np.ones(3, bool), 16)
 TWO_LISTED = jm.TokenIndices(np.array([2, 0, 4], np.int32), np.array([True, True, False]), 4)
 TOKENS = np.zeros((16, 2), np.float32)
 IMAGE, SHORT, CLIP = (14, 14), (3, 5), (3, 4)
@@ -326,27 +325,20 @@ REFUSALS = [
     ),
     value_error("image_size.*patch_size", jm.image_grid, 224, 15),
     value_error("image_size.*patch_size", jm.image_grid, (224, 225), 16),
-    value_error("image_size.*patch_size", jm.image_grid, 16, 32),
     value_error("num_frames.*tubelet_size", jm.video_grid, 15, 224, 16),
     value_error("image_size.*patch_size", jm.video_grid, 16, 224, (16, 15)),
     # Counts and ratios.
     type_error(r"num_masked .*float32.*astype\(int\)", lambda: counted(num_masked=jnp.float32(3))),
     type_error("num_masked .*bool", lambda: counted(num_masked=jnp.array(True))),
     value_error(r"num_masked .*\(3,\).*jax\.vmap", lambda: counted(num_masked=jnp.arange(3))),
-    value_error(r"num_masked must be in \[1, 11\], got 0", counted, num_masked=0),
     value_error(r"num_masked must be in \[1, 11\], got 12", counted, num_masked=12),
-    value_error("num_masked", counted, num_masked=(3, 2)),
     type_error("exactly one of mask_ratio and num_masked", counted),
     type_error("exactly one .*pass mask_ratio=None", jm.presets.mae, KEY, CLIP, num_masked=3),
-    value_error("mask_ratio", counted, mask_ratio=(0.5, 0.2)),
     value_error("mask_ratio must be finite", counted, mask_ratio=10**400),
     value_error("cell", counted, num_masked=2, cell=(2, 2)),
     value_error("cell", counted, num_masked=2, cell=(3, 4)),
     type_error("cell", counted, num_masked=2, cell=2),
     type_error(r"cell\[0\]", counted, num_masked=2, cell=(1.0, 2)),
-    value_error("num_masked must be", slots, num_masked=9),
-    type_error("num_masked must be an integer", slots, num_masked=None),
-    type_error(r"num_targets must be an integer, got 4\.0", block, num_targets=4.0),
     *(
         value_error(rf"{name} must be in \[1, 65536\], got {HUGE}", call, **{name: HUGE})
         for call, name in [
@@ -422,7 +414,6 @@ REFUSALS = [
     value_error(r"extent\[0\]", boxes(extent=(0,))),
     type_error(r"extent\[0\]", boxes(extent=(2.0,))),
     value_error(r"extent\[0\].*16777216", boxes(extent=(2**24 + 1,))),
-    value_error(r"extent\[0\].*16777216", boxes(extent=((1, 2**24 + 1),))),
     value_error("num_boxes", boxes(num_boxes=0)),
     value_error("placement", boxes(placement="outside")),
     value_error("grid", boxes(grid=(2, 2, 2, 2, 2))),
@@ -435,18 +426,12 @@ REFUSALS = [
     type_error("exactly one of mean_span and num_spans .*None and None", runs, num_masked=3),
     type_error("mean_span and num_spans", runs, num_masked=3, mean_span=3, num_spans=1),
     type_error("exactly one of mask_ratio and num_masked", runs, num_spans=1),
-    type_error("mask_ratio and num_m", runs, num_masked=3, mask_ratio=0.5, num_spans=1),
     value_error(r"num_masked must be in \[1, 8\], got 9", runs, num_masked=9, num_spans=1),
-    value_error(r"num_spans must be in \[1, 5\], got 0", three, num_spans=0),
     value_error(r"num_spans must be in \[1, 5\], got 6", three, num_spans=6),
     value_error(r"num_spans must be in \[1, 4\], got 5", three, num_spans=5, ends="t5"),
     type_error("num_spans must be an integer, got 2.0", three, num_spans=2.0),
-    type_error("num_spans must be an integer, got True", three, num_spans=True),
-    type_error("num_spans must be an integer", three, num_spans=(1, 2)),
     type_error("num_spans .*float32", lambda: three(num_spans=jnp.float32(2))),
     value_error(r"num_spans .*jax\.vmap", lambda: three(num_spans=jnp.arange(3))),
-    value_error("mean_span must be at least 1, got 0.9", three, mean_span=0.9),
-    value_error("ends must be 'free' or 't5'", three, num_spans=1, ends="T5"),
     value_error("within must be", three, num_spans=1, within=(3, 3)),
     type_error(
         "mean_span is traced.*num_spans=.*may be traced",
@@ -484,9 +469,7 @@ REFUSALS = [
         value_error("scores must have axes", jm.top_mask, jnp.ones(shape), num_masked=0)
         for shape in [(), (0,), (3, 0)]
     ),
-    value_error(r"num_masked must be in \[0, 6\], got -1", top(num_masked=-1)),
     value_error(r"num_masked must be in \[0, 6\], got 7", top(num_masked=7)),
-    type_error("num_masked must be an integer, got 2.0", top(num_masked=2.0)),
     *(
         type_error("num_masked must be an integer", top(num_masked=count))
         for count in [True, None, (1, 2), np.float32(2), np.array(2.0)]
@@ -533,21 +516,12 @@ REFUSALS = [
         for other in ({"maximum": 5}, {"minimum": 2}, {"minimum": np.array(0)})
     ),
     *(type_error(r"\bmaximum\b", clip_mask, maximum=wrong) for wrong in ("4", NAN)),
-    type_error(
-        r"maximum .*float32.*astype\(int\)",
-        lambda: clip_mask(minimum=jnp.float32(3), maximum=jnp.float32(3)),
-    ),
-    value_error(
-        r"maximum .*\(3,\).*jax\.vmap",
-        lambda: clip_mask(minimum=jnp.arange(3), maximum=jnp.arange(3)),
-    ),
     value_error(r"\bmask\b", jm.token_indices, np.array(True), size=1),
     *(value_error(r"\bsize\b", listed, size=wrong) for wrong in (0, 17)),
     *(type_error(r"\bsize\b", listed, size=wrong) for wrong in (4.0, True, None)),
     type_error(r"\bsize\b", lambda: listed(size=jnp.int32(4))),
     # Tokens that are taken and put back.
     value_error(r"\bindices\b.*jax\.vmap", take, BATCHED),
-    value_error(r"\bindices\b.*jax\.vmap", jm.take_tokens, TOKENS[None], BATCHED),
     value_error(r"indices must be one index list.*jax\.vmap", put, BATCHED),
     *(
         type_error(r"\bindices\b", take, wrong)
@@ -555,7 +529,6 @@ REFUSALS = [
     ),
     type_error("indices must be the TokenIndices", put, tuple(INDICES)),
     type_error(r"\bindices\b.*float64", take, FLOATS),
-    type_error(r"\bindices\b.*int64", take, LONGS),
     *(
         type_error("tokens must be an array", function, tokens, INDICES)
         for function in (jm.take_tokens, jm.put_tokens)
@@ -588,12 +561,6 @@ REFUSALS = [
     value_error(
         r"tokens must have .*48, D.*jax\.vmap",
         lambda: jm.take_tokens(TOKENS, jm.token_indices(masks_of_mask, size=3)),
-    ),
-    value_error(
-        r"tokens must have .*784, D.*jax\.vmap",
-        lambda: jm.take_tokens(
-            np.zeros((196, 2), np.float32), jm.token_indices(np.ones((4, 14, 14), bool), size=42)
-        ),
     ),
     *(
         value_error(f"{np.dtype(dtype)} tokens can hold{got}", call)
@@ -730,6 +697,8 @@ REFUSED = [
     ((6, 6), {"sampling": "reference"}),
     ((16, 16), {"num_targets": 8, "target_aspect_ratio": (0.1, 9.0), "sampling": "reference"}),
     ((3, 40), {"num_targets": 5, "target_aspect_ratio": (0.2, 0.3)}),
+    ((6, 6), {"num_targets": 8}),
+    ((4, 4), {"num_targets": 1, "target_scale": (1, 1), "target_aspect_ratio": (1, 1)}),
 ]
 
 
@@ -748,7 +717,7 @@ def advice(message, pattern):
 
 
 @pytest.mark.parametrize(("grid", "options"), REFUSED)
-def test_each_advice_of_a_refusal_makes_the_call_work_and_is_no_lower_than_it_must_be(
+def test_each_advice_of_a_refusal_makes_the_call_work_and_only_what_would_not_is_left_out(
     grid, options
 ):
     message = refusal(grid, options)
@@ -766,19 +735,14 @@ def test_each_advice_of_a_refusal_makes_the_call_work_and_is_no_lower_than_it_mu
     if num_targets:
         assert works(num_targets=int(num_targets))
         assert not works(num_targets=int(num_targets) + 1)
+    else:
+        assert not works(num_targets=1)
     assert works(target_scale=(1e-6, 1e-6)) or not works(target_scale=(1e-6, 1e-6), num_targets=1)
     if min_keep:
         assert works(min_keep=int(min_keep))
         assert not works(min_keep=int(min_keep) + 1)
-
-
-@pytest.mark.parametrize(("grid", "options"), REFUSED)
-def test_advice_is_left_out_only_where_nothing_would_do(grid, options):
-    message = refusal(grid, options)
-    if not advice(message, "num_targets to"):
-        assert refusal(grid, {**options, "num_targets": 1})
-    if not advice(message, "min_keep to"):
-        assert refusal(grid, {**options, "min_keep": 1})
+    else:
+        assert not works(min_keep=1)
 
 
 @pytest.mark.parametrize("sampling", ["independent", "reference"])
@@ -816,16 +780,10 @@ def test_a_grid_too_thin_for_the_blocks_of_the_reference(grid, options, minimum,
     assert "sampling='independent' keeps the area" in message
 
 
-@pytest.mark.parametrize("grid", [(1, 1214), (1214, 1), (2, 300)])
-def test_a_thin_grid_is_served(grid):
-    jax.eval_shape(lambda key: jm.ijepa_masks(key, grid), KEY)
-    jax.eval_shape(lambda key: jm.vjepa_mask(key, (4, *grid)), KEY)
-
-
-@pytest.mark.parametrize("grid", [(27, 31), (16, 64), (8, 76)])
-@pytest.mark.parametrize("preset", ["ijepa", "vjepa_short_range", "vjepa_long_range"])
-def test_a_wide_grid_takes_the_published_settings(preset, grid):
-    jax.eval_shape(lambda key: getattr(jm.presets, preset)(key, grid), KEY)
+@pytest.mark.parametrize("grid", [(1, 1214), (1214, 1), (2, 300), (27, 31), (16, 64), (8, 76)])
+def test_thin_and_wide_grids_take_the_published_settings(grid):
+    for preset in (jm.presets.ijepa, jm.presets.vjepa_short_range, jm.presets.vjepa_long_range):
+        jax.eval_shape(lambda key, preset=preset: preset(key, grid), KEY)
 
 
 def test_a_grid_is_thin_for_the_reference_below_two_fifths_of_the_minimum_count():
@@ -835,12 +793,6 @@ def test_a_grid_is_thin_for_the_reference_below_two_fifths_of_the_minimum_count(
     jm.ijepa_masks(KEY, (4, 100), target_scale=(scale, scale), **options)
     with pytest.raises(ValueError, match=r"at least 100 tokens, .* holds at most 30 there"):
         jm.ijepa_masks(KEY, (3, 100), target_scale=(100.5 / 300,) * 2, **options)
-
-
-def test_an_array_is_not_a_range_of_counts():
-    with pytest.raises(ValueError, match=r"num_masked .*\(2,\); use jax\.vmap"):
-        jm.random_mask(KEY, (14, 14), num_masked=np.array([5, 9]))
-    assert jm.random_mask(KEY, (14, 14), num_masked=np.array(5)).sum() == 5
 
 
 @pytest.mark.parametrize("function", [jm.ijepa_masks, jm.vjepa_mask])

@@ -218,6 +218,7 @@ def test_without_a_strategy_it_writes_the_chain_beside_the_tiles(run, returns, m
     assert Path("chain.png").stat().st_size < 400_000
     assert_looks_like("chain.png", PICTURES / "chain.png")
     Path("folder").mkdir()
+    monkeypatch.setattr(command, "plot_chain", lambda *options: Figure((1, 1)))
     run("--batch 1 --seed 1 --out folder/tiles.png")
     assert sorted(os.listdir("folder")) == ["chain.png", "tiles.png"]
 
@@ -582,18 +583,14 @@ def test_an_unknown_strategy_gets_those_of_a_similar_name(fails, name, close):
         ("nope", ["STRATEGY", "nope"]),
         ("block_mask extra", ["extra"]),
         ("block_mask --set extra", ["--set", "OPTION=VALUE", "extra"]),
-        ("block_mask --set =3", ["--set", "OPTION=VALUE", "=3"]),
         ("block_mask --set x=", ["block_mask", "x"]),
         (f"block_mask --set num_targets={'-' * 3000}1", ["num_targets"]),
         (f"block_mask --set num_targets={'(' * 3000}", ["num_targets"]),
         ("block_mask --set num_targets={[]:1}", ["num_targets", "{[]:1}"]),
-        ("--set num_targets=2 num_targets block_mask", ["--set", "num_targets"]),
         ("block_mask --nope 3", ["--nope"]),
         ("block_mask --set", ["--set"]),
-        ("block_mask --set num_targets", ["--set", "num_targets"]),
         ("block_mask --set nope=3", ["block_mask", "nope"]),
         ("block_mask --set key=3", ["key"]),
-        ("block_mask --set num_targets=2 num_targets=3", ["--set", "once", "num_targets"]),
         ("block_mask --set num_targets=2 --set num_targets=2", ["--set", "once", "num_targets"]),
         ("--grid 14x14", ["--grid"]),
         ("all --set num_targets=3", ["--set"]),
@@ -609,8 +606,6 @@ def test_an_unknown_strategy_gets_those_of_a_similar_name(fails, name, close):
         ("block_mask --grid 0x4", ["grid", "0"]),
         ("object_mask --grid 3x4", ["3", "4"]),
         ("block_mask --set num_targets=2.5", ["num_targets", "2.5"]),
-        ("block_mask --set target_scale=nan,nan", ["target_scale", "nan"]),
-        ("ijepa --set sampling=other", ["sampling", "other"]),
         ("block_mask --out masks.txt", ["--out", "masks.txt"]),
         ("block_mask --batch 1 --out nowhere/masks.npz", ["--out", "nowhere"]),
         ("object_mask --batch 1 --out nowhere/masks.png", ["--out", "nowhere"]),

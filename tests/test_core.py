@@ -292,17 +292,6 @@ def test_the_sides_of_the_extreme_counts_are_all_listed_and_bound_those_of_the_o
             assert any(np.all(np.array(sides) <= bound) for bound in largest)
 
 
-def test_a_height_flips_at_the_very_step_beyond_its_tie():
-    # Steps of 1/4: 2.5 ** 2 is 25 steps. 1 token is 2 high up to there and 3 high only beyond.
-    for first, last, expected in [(24, 25, {2}), (24, 26, {2, 3}), (25, 25, {2}), (26, 26, {3})]:
-        heights = {root(Fraction(aspect, 4), half_even=True) for aspect in range(first, last + 1)}
-        assert heights == expected
-        got = jax.jit(functools.partial(_sizes.traced_rounded_sqrt, half_even=True))(
-            4 * np.arange(first, last + 1, dtype=np.int32), jnp.int32(4)
-        )
-        assert set(got.tolist()) == expected
-
-
 @pytest.mark.parametrize(
     ("grid", "scale", "aspect"),
     [

@@ -19,6 +19,7 @@ PAGES = {name: (FOLDER / f"{name}.md").read_text() for name in ("QUESTIONS", "CO
 TABLES = re.findall(r"^\| (.*?) \| `(.*?)` \| (.*) \|$", PAGES["COMING_FROM"], re.M)
 
 
+@pytest.mark.slow
 def test_blocks_print_what_their_comments_say(capsys):
     code = "".join(re.findall(r"^```python\n(.*?)^```", PAGES["QUESTIONS"], re.M | re.S))
     exec(code, {})

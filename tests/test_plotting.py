@@ -1,6 +1,7 @@
 """A picture shows context, targets and image where they are, whatever the grid and the image."""
 
 import dataclasses
+import functools
 import importlib
 import io
 import itertools
@@ -331,12 +332,6 @@ def test_an_image_of_any_size_is_cropped_at_its_center(size, grid):
     np.testing.assert_allclose(canvas + canvas[::-1, ::-1], [[[1, 1, 0]]] + 0 * canvas, atol=0.1)
 
 
-def test_every_size_of_an_image_fits():
-    mask = np.zeros((14, 14), bool)
-    for side in (1, 2, 55, 57, 333):
-        assert canvas_of(mask, image=np.zeros((side, side), np.uint8)).shape == (SIDE, SIDE, 3)
-
-
 def test_an_image_of_another_shape_is_cropped_at_its_center_not_squeezed():
     wide = np.zeros((100, 200, 3), np.uint8)
     wide[:, 50:150, 1] = 255
@@ -392,37 +387,6 @@ def test_what_is_refused_leaves_no_figure_open():
 MASK = np.eye(4, dtype=bool)
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        MASK.astype(np.int32),
-        MASK.astype(np.float32),
-        jm.ContextTargetMasks(MASK.astype(int), MASK[None]),
-        jm.ContextTargetMasks(MASK, MASK[None].astype(int)),
-    ],
-    ids=["int", "float", "int context", "int targets"],
-)
-def test_a_mask_that_is_not_boolean_is_refused(mask):
-    with pytest.raises(TypeError, match="boolean"):
-        plotting.show_mask(mask)
-
-
-@pytest.mark.parametrize(
-    "mask",
-    [
-        np.array(True),
-        np.zeros((2, 2, 2, 2), bool),
-        np.zeros((0, 3), bool),
-        jm.ContextTargetMasks(np.stack([MASK] * 2), np.stack([MASK[None]] * 2)),
-        jm.ContextTargetMasks(MASK, np.zeros((4, 2, 2), bool)),
-    ],
-    ids=["no axis", "four axes", "no token", "a batch of masks", "targets of another grid"],
-)
-def test_a_mask_of_the_wrong_shape_is_refused(mask):
-    with pytest.raises(ValueError, match="mask"):
-        plotting.show_mask(mask)
-
-
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("targets_apart", [False, True])
 @pytest.mark.parametrize("asarray", [tuple, np.uint8, jnp.array])
@@ -471,55 +435,6 @@ def test_sides_beyond_any_array_are_clamped_as_those_of_strategies(sides):
     np.testing.assert_array_equal(canvas_of(MASK, within=sides), canvas_of(MASK))
     figure = plotting.show_masks(MASK[None], within=sides)
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), canvas_of(MASK))
-
-
-@pytest.mark.parametrize("within", [(3,), (3, 3, 3), 3, (2.0, 3.0), [[3, 3]]])
-def test_sides_that_do_not_fit_the_mask_are_refused(within):
-    with pytest.raises((TypeError, ValueError), match="within"):
-        plotting.show_mask(MASK, within=within)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.full((9, 9, 3), 1.5),
-        np.full((9, 9, 3), -0.5),
-        np.linspace(0, 255, 81).reshape(9, 9),
-        np.full((9, 9), np.nan),
-        np.zeros((9, 9, 3), np.int32),
-        np.zeros((9, 9, 3), bool),
-        np.zeros((9, 9), np.uint16),
-        np.zeros((9, 9), complex),
-    ],
-    ids=["above", "below", "to 255", "NaN", "int32", "bool", "uint16", "complex"],
-)
-def test_pixels_other_than_bytes_and_fractions_are_refused(image):
-    with pytest.raises(ValueError, match=r"image must be uint8 or float in \[0, 1\], got "):
-        plotting.show_mask(MASK, image=image)
-
-
-@pytest.mark.parametrize(
-    ("mask", "image"),
-    [
-        (MASK, np.zeros(9)),
-        (MASK, np.zeros((9, 9, 5), np.uint8)),
-        (MASK, np.zeros((2, 9, 9, 3), np.uint8)),
-        (np.stack([MASK] * 2), np.zeros((3, 9, 9, 3), np.uint8)),
-        (np.stack([MASK] * 2), np.zeros((1, 2, 9, 9, 3), np.uint8)),
-        (MASK, np.zeros((0, 9, 3), np.uint8)),
-    ],
-    ids=[
-        "one axis",
-        "five channels",
-        "two for one mask",
-        "three for two frames",
-        "five axes",
-        "no pixel",
-    ],
-)
-def test_an_image_that_does_not_fit_is_refused(mask, image):
-    with pytest.raises(ValueError, match="image"):
-        plotting.show_mask(mask, image=image)
 
 
 def places_of(figure, count):
@@ -573,12 +488,11 @@ def test_masks_of_a_batch_stand_in_rows_large_enough_to_see(shape, columns, leas
     assert legend_of(figure) == ["context: seen", "target: predicted"]
 
 
-@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
-def test_masks_of_a_batch_have_targets_images_and_sides_of_their_own(asarray):
+def test_masks_of_a_batch_have_targets_images_and_sides_of_their_own():
     context, targets = random_masks(2, 6, 6), random_masks(2, 4, 6, 6)
     images = [np.full((9, 9), shade, np.uint8) for shade in (50, 200)]
-    masks = jm.ContextTargetMasks(asarray(context & ~targets.any(1)), asarray(targets))
-    each, of_all = asarray([[6, 6], [3, 5]]), asarray([4, 4])
+    masks = jm.ContextTargetMasks(jnp.asarray(context & ~targets.any(1)), jnp.asarray(targets))
+    each, of_all = jnp.asarray([[6, 6], [3, 5]]), jnp.asarray([4, 4])
     for image, within in [(images, each), (images[0], of_all), (None, None)]:
         figure = plotting.show_masks(masks, image=image, within=within)
         for i, ax in enumerate(figure.axes[:2]):
@@ -634,24 +548,6 @@ def test_outlines_are_thin_on_strips_and_frames(grid):
     for line in (canvas[len(canvas) // 2], canvas[:, 8]):  # across, and down through the target
         outline = (np.abs(line - TARGETS[0]).max(axis=-1) < 1e-6).mean()
         assert 0 < outline < 0.05
-
-
-@pytest.mark.parametrize(
-    ("masks", "options", "match"),
-    [
-        (np.array(True), {}, "batch"),
-        (np.zeros((0, 3, 3), bool), {}, "batch"),
-        (jm.ContextTargetMasks(np.zeros((2, 3), bool), np.zeros((3, 1, 3), bool)), {}, "batch"),
-        (np.zeros((2, 2, 2, 2, 2), bool), {}, "axes"),
-        (np.zeros((2, 3), bool), {"titles": ["one"]}, "titles .* 2 masks, got 1"),
-        (np.zeros((2, 3), bool), {"within": [[1]] * 3}, "within .* 2 masks, got 3"),
-        (np.zeros((2, 3), bool), {"within": [[1, 1]] * 2}, "within"),
-        (np.zeros((2, 3, 3), bool), {"image": [np.zeros((2, 2))]}, "image .* 2 masks, got 1"),
-    ],
-)
-def test_a_batch_that_does_not_fit_its_options_is_refused(masks, options, match):
-    with pytest.raises(ValueError, match=match):
-        plotting.show_masks(masks, **options)
 
 
 @pytest.mark.parametrize("grid", [(6, 6), (4, 6), (4, 8)])
@@ -713,41 +609,6 @@ def test_the_chain_reads_from_one_to_five_with_a_line_around_every_token():
     assert "hatched: padding" not in legend_of(figure)
 
 
-CORNERS = np.eye(4, dtype=bool)
-LIST = jm.token_indices(CORNERS, size=4)
-BATCH_OF_LISTS = jax.vmap(lambda mask: jm.token_indices(mask, size=4))(np.ones((2, 4, 4), bool))
-ROW = jm.token_indices(np.ones((2, 8), bool), size=16, per_row=2)
-
-
-@pytest.mark.parametrize(
-    ("mask", "indices"),
-    [
-        (CORNERS[None].repeat(2, 0), LIST),
-        (CORNERS[None], LIST),
-        (CORNERS.ravel(), LIST),
-        (np.eye(2, dtype=bool), LIST),
-        (CORNERS, BATCH_OF_LISTS),
-        (CORNERS, ROW),
-    ],
-    ids=["a video", "one frame", "a sequence", "another grid", "a batch of lists", "a row of two"],
-)
-def test_a_chain_of_other_than_one_image_is_refused(mask, indices):
-    with pytest.raises(ValueError, match="mask must be that of one image, and indices one list"):
-        plotting.show_chain(mask, indices, image=np.zeros((9, 9)))
-
-
-def test_a_chain_of_no_index_list_is_refused():
-    with pytest.raises(TypeError, match="indices must be what token_indices returns, got tuple"):
-        plotting.show_chain(CORNERS, tuple(LIST), image=np.zeros((9, 9)))
-
-
-@pytest.mark.parametrize("index", [-1, 16, 2**31 - 1])
-def test_a_chain_of_tokens_outside_the_grid_is_refused(index):
-    wrong = dataclasses.replace(LIST, indices=LIST.indices.at[1].set(index))
-    with pytest.raises(ValueError, match=rf"in \[0, 16\) where valid, got {index}$"):
-        plotting.show_chain(CORNERS, wrong, image=np.zeros((9, 9)))
-
-
 @pytest.mark.parametrize("num_targets", [1, 4])
 @pytest.mark.parametrize("image", [None, np.full((9, 9), 102, np.uint8)], ids=["none", "grey"])
 def test_the_legend_shows_the_colors_of_the_masks(num_targets, image):
@@ -780,10 +641,94 @@ def test_a_legend_has_its_texts_beside_its_colors_in_any_axes(size):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(extents, 2))
 
 
-@pytest.mark.parametrize("options", [{"num_targets": 0}, {"image": np.zeros((2, 9, 9, 3))}])
-def test_a_legend_of_no_target_or_of_frames_is_refused(options):
-    with pytest.raises(ValueError, match=r"num_targets|image"):
-        plotting.show_legend(**options)
+LIST = jm.token_indices(MASK, size=4)
+BATCH_OF_LISTS = jax.vmap(lambda mask: jm.token_indices(mask, size=4))(np.ones((2, 4, 4), bool))
+ROW = jm.token_indices(np.ones((2, 8), bool), size=16, per_row=2)
+BYTES, TWO = functools.partial(np.zeros, dtype=np.uint8), np.stack([MASK] * 2)
+
+
+def off_the_grid(index):
+    return dataclasses.replace(LIST, indices=LIST.indices.at[1].set(index))
+
+
+def refused(error, match, function, *args, **options):
+    return functools.partial(function, *args, **options), error, match
+
+
+mask_type = functools.partial(refused, TypeError, "boolean", plotting.show_mask)
+mask_error = functools.partial(refused, ValueError, "mask", plotting.show_mask)
+sides_error = functools.partial(refused, (TypeError, ValueError), "within", plotting.show_mask)
+pixel_error = functools.partial(
+    refused, ValueError, r"image must be uint8 or float in \[0, 1\], got ", plotting.show_mask, MASK
+)
+image_error = functools.partial(refused, ValueError, "image", plotting.show_mask)
+chain = functools.partial(plotting.show_chain, image=np.zeros((9, 9)))
+chain_error = functools.partial(refused, ValueError, "mask must be that of one image, and", chain)
+REFUSED = {
+    "int": mask_type(MASK.astype(np.int32)),
+    "float": mask_type(MASK.astype(np.float32)),
+    "int context": mask_type(jm.ContextTargetMasks(MASK.astype(int), MASK[None])),
+    "int targets": mask_type(jm.ContextTargetMasks(MASK, MASK[None].astype(int))),
+    "no axis": mask_error(np.array(True)),
+    "four axes": mask_error(np.zeros((2, 2, 2, 2), bool)),
+    "no token": mask_error(np.zeros((0, 3), bool)),
+    "a batch of masks": mask_error(jm.ContextTargetMasks(TWO, TWO[:, None])),
+    "targets of another grid": mask_error(jm.ContextTargetMasks(MASK, np.zeros((4, 2, 2), bool))),
+    **{
+        f"within={within}": sides_error(MASK, within=within)
+        for within in [(3,), (3, 3, 3), 3, (2.0, 3.0), [[3, 3]]]
+    },
+    "above": pixel_error(image=np.full((9, 9, 3), 1.5)),
+    "below": pixel_error(image=np.full((9, 9, 3), -0.5)),
+    "to 255": pixel_error(image=np.linspace(0, 255, 81).reshape(9, 9)),
+    "NaN": pixel_error(image=np.full((9, 9), np.nan)),
+    **{
+        f"pixels of {np.dtype(dtype)}": pixel_error(image=np.zeros((9, 9), dtype))
+        for dtype in (np.int32, bool, np.uint16, complex)
+    },
+    "one axis": image_error(MASK, image=np.zeros(9)),
+    "five channels": image_error(MASK, image=BYTES((9, 9, 5))),
+    "no pixel": image_error(MASK, image=BYTES((0, 9, 3))),
+    "two for one mask": image_error(MASK, image=BYTES((2, 9, 9, 3))),
+    "three for two frames": image_error(TWO, image=BYTES((3, 9, 9, 3))),
+    "five axes": image_error(TWO, image=BYTES((1, 2, 9, 9, 3))),
+    **{
+        f"batch: {match}": refused(ValueError, match, plotting.show_masks, masks, **options)
+        for masks, options, match in [
+            (np.array(True), {}, "batch"),
+            (np.zeros((0, 3, 3), bool), {}, "batch .*got"),
+            (jm.ContextTargetMasks(TWO, np.stack([TWO] * 3)), {}, "a batch"),
+            (np.zeros((2, 2, 2, 2, 2), bool), {}, "axes"),
+            (TWO, {"titles": ["one"]}, "titles .* 2 masks, got 1"),
+            (TWO, {"within": [[1]] * 3}, "within .* 2 masks, got 3"),
+            (TWO, {"within": [[1, 1, 1]] * 2}, "within"),
+            (TWO, {"image": [np.zeros((2, 2))]}, "image .* 2 masks, got 1"),
+        ]
+    },
+    "chain of a video": chain_error(TWO, LIST),
+    "chain of one frame": chain_error(MASK[None], LIST),
+    "chain of a sequence": chain_error(MASK.ravel(), LIST),
+    "chain of another grid": chain_error(np.eye(2, dtype=bool), LIST),
+    "a batch of lists": chain_error(MASK, BATCH_OF_LISTS),
+    "a row of two": chain_error(MASK, ROW),
+    "no list": refused(
+        TypeError, "indices must be what token_indices .*tuple", chain, MASK, (1, 2)
+    ),
+    **{
+        f"token {index}": refused(
+            ValueError, rf"\[0, 16\) where valid, got {index}$", chain, MASK, off_the_grid(index)
+        )
+        for index in (-1, 16, 2**31 - 1)
+    },
+    "no target": refused(ValueError, "num_targets", plotting.show_legend, num_targets=0),
+    "frames": refused(ValueError, "image", plotting.show_legend, image=np.zeros((2, 9, 9, 3))),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "match"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_shown_is_refused(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
 
 
 def test_the_photograph_is_a_color_picture():

@@ -1,4 +1,4 @@
-"""Presets hold the published settings, and compositions give what other collators' options do."""
+"""Presets hold the published settings, and say where they come from."""
 
 import copy
 import inspect
@@ -7,16 +7,10 @@ import pydoc
 import re
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from cases import slow
 
 import jepa_masks_jax as jm
-
-GRID = (4, 6, 6)
-TOKENS = 4 * 6 * 6
-
 
 VJEPA = {"temporal_scale": (1.0, 1.0), "aspect_ratio": (0.75, 1.5), "max_temporal_keep": 1.0}
 IJEPA = {
@@ -77,65 +71,6 @@ def test_a_preset_of_an_exact_ratio_has_the_published_count(preset, grid, target
 def test_a_preset_takes_other_options():
     mask = jm.presets.mae(jax.random.key(0), (4, 4), mask_ratio=0.5)
     assert mask.sum() == 8
-
-
-def collated(target, max_keep=None, full_complement=False, pred_full_complement=False, inv=False):
-    """What V-JEPA 2's collator returns for a batch of one clip: sets of context and target tokens.
-
-    It keeps the first `max_keep` context tokens; only how many they are can be compared.
-    """
-    context, target = set(np.flatnonzero(~target)), set(np.flatnonzero(target))
-    if max_keep is not None:
-        context = set(sorted(context)[:max_keep])
-    if full_complement:
-        target = set(range(TOKENS)) - context
-    elif pred_full_complement:
-        context = set(range(TOKENS)) - target
-    return (target, context) if inv else (context, target)
-
-
-def as_sets(context, target):
-    return set(np.flatnonzero(context)), set(np.flatnonzero(target))
-
-
-@pytest.fixture(scope="module")
-def targets():
-    keys = jax.random.split(jax.random.key(0), 20)
-    draw = jax.jit(jax.vmap(lambda key: jm.vjepa_mask(key, GRID, num_blocks=3)))
-    return [np.asarray(target) for target in draw(keys)]
-
-
-def test_pred_full_complement_is_the_complement_of_the_target(targets):
-    for target in targets:
-        assert as_sets(~target, target) == collated(target, pred_full_complement=True)
-
-
-def test_inv_block_is_a_swap(targets):
-    for target in targets:
-        context, swapped = target, ~target
-        assert as_sets(context, swapped) == collated(target, inv=True)
-
-
-@pytest.mark.parametrize("max_keep", [1, 40, TOKENS])
-def test_max_keep_is_clip_count_and_full_complement_its_complement(targets, max_keep):
-    keys = jax.random.split(jax.random.key(0), len(targets))
-    clip = jax.jit(jax.vmap(lambda key, mask, n: jm.clip_count(key, mask, maximum=n), (0, 0, None)))
-    contexts = np.asarray(clip(keys, ~np.array(targets), max_keep))
-    for context, target in zip(contexts, targets, strict=True):
-        kept, left = collated(target, max_keep=max_keep, full_complement=True)
-        ours, complement = as_sets(context, ~context)
-        assert len(ours) == len(kept)
-        assert len(complement) == len(left)
-        assert ours <= set(np.flatnonzero(~target))
-        assert complement == set(range(TOKENS)) - ours
-
-
-def test_object_mask_keeps_the_first_frame_of_a_history():
-    frames, num_slots = 3, 7
-    mask = jm.object_mask(jax.random.key(0), num_slots, num_masked=2)
-    history = jnp.broadcast_to(mask, (frames, num_slots)).at[0].set(False)
-    assert history.sum(1).tolist() == [0, 2, 2]
-    assert (history[1] == history[2]).all()
 
 
 PRESETS = {name: getattr(jm.presets, name) for name in jm.presets.__all__}

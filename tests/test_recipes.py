@@ -137,7 +137,8 @@ class TestRightValues:
     def shortened(self, functions, ids, masked, document=None):
         ids = jnp.array(ids)
         document = (ids > 0).astype(int) if document is None else jnp.array(document)
-        inputs, labels = functions["with_sentinels"](ids, jnp.array(masked, bool), document)
+        split = jax.jit(functions["with_sentinels"])
+        inputs, labels = split(ids, jnp.array(masked, bool), document)
         return inputs.tolist(), labels.tolist()
 
     def test_t5_on_a_text_that_does_not_fill_its_list(self, functions):
@@ -179,7 +180,7 @@ class TestRightValues:
     def test_diffusion_masks_a_ratio_of_the_real_tokens(self, functions):
         """100 of 512 are real: with 512 * t all would be masked from t = 0.2 on."""
         real = jnp.stack([jnp.arange(512) < 100] * 4)
-        mask, rest = functions["diffusion"](jax.random.key(1), real)
+        mask, rest = jax.jit(functions["diffusion"])(jax.random.key(1), real)
         ratio_key, _ = jax.random.split(jax.random.key(1))
         t = (np.asarray(jax.random.uniform(ratio_key)) + np.arange(4) / 4) % 1
         assert mask.sum(1).tolist() == np.rint(100 * t).tolist()
@@ -205,12 +206,11 @@ class TestRightValues:
             names = {"jnp": jnp, "optax": optax, "at": at, "logits": logits, "labels": labels}
             return eval(code, names)
 
-        logits = jnp.array([[0.0, 1.0], [0.0, 1.0]])
+        logits, both = jnp.array([[0.0, 1.0], [0.0, 1.0]]), jax.jit(jax.value_and_grad(loss))
         for of_fill in labels.values():
-            both = jax.value_and_grad(loss)
-            for value, slope in (both(logits, of_fill), jax.jit(both)(logits, of_fill)):
-                np.testing.assert_allclose(value, 0.313262, atol=1e-6)
-                assert jnp.isfinite(slope).all()
+            value, slope = both(logits, of_fill)
+            np.testing.assert_allclose(value, 0.313262, atol=1e-6)
+            assert jnp.isfinite(slope).all()
 
     @pytest.mark.parametrize(("side", "factor"), [(16, 1), (24, 1), (32, 2**0.5)])
     def test_weights_of_vjepa21(self, functions, side, factor):
@@ -336,11 +336,6 @@ class TestSteps:
         assert pairs.sum() / 4 == 1
         assert np.mean(pairs.sum(1) / np.maximum((pairs > 0).sum(1), 1)) < 1
 
-    def test_dino_masks_have_exact_counts(self, page):
-        counts = jnp.tile(jnp.asarray(page["counts"]), 63)[:500]
-        masks = jax.jit(jax.vmap(page["crop"]))(MANY_KEYS, counts)
-        np.testing.assert_array_equal(masks.sum((1, 2)), counts)
-
     def test_rows_give_each_sample_what_it_gets_alone(self, page):
         contexts, patches, keys = page["rows"], page["patches"], page["keys"][:4]
         features = jax.vmap(page["row_features"])(contexts, patches.reshape(4, 2, 196, 32), keys)
@@ -392,28 +387,17 @@ class TestSteps:
             mask = jm.random_mask(keys[2], (8,), num_masked=(1, 6))
             at = jm.token_indices(mask, size=6)
             predicted = jnp.where(at.valid[:, None], jm.take_tokens(predicted, at), 7.0)
-            return predicted, jm.take_tokens(goal, at), at, page["cosine_loss"](predicted, goal, at)
+            return (
+                predicted,
+                jm.take_tokens(goal, at),
+                at.valid,
+                page["cosine_loss"](predicted, goal, at),
+            )
 
-        for predicted, goal, valid, loss in zip(*self.unpacked(draw_many(both)), strict=True):
+        for predicted, goal, valid, loss in zip(*draw_many(both), strict=True):
             a, b = predicted[valid], goal[valid]
             norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
             np.testing.assert_allclose(loss, np.mean(1 - (a * b).sum(1) / norms), atol=1e-5)
-
-    def test_instance_norm_is_that_of_the_valid_tokens(self, page):
-        def both(key):
-            keys = jax.random.split(key)
-            at = jm.token_indices(jm.random_mask(keys[0], (8,), num_masked=(1, 6)), size=6)
-            x = jm.take_tokens(jax.random.normal(keys[1], (8, 4)), at)
-            return x, x, at, page["instance_norm"](x, at)
-
-        for x, _, valid, normed in zip(*self.unpacked(draw_many(both)), strict=True):
-            own = x[valid]
-            expected = (own - own.mean(0)) / np.sqrt(own.var(0) + 1e-5)
-            np.testing.assert_allclose(normed[valid], expected, atol=1e-4)
-
-    def unpacked(self, drawn):
-        first, second, at, result = drawn
-        return first, second, at.valid, result
 
     def test_cosine_loss_and_its_gradients_meet_no_nan(self, page):
         """Not even one that is masked afterwards; predictions at the padding may be zero."""
@@ -538,20 +522,6 @@ class TestSteps:
         masks = draw_many(page["stages"], full)[2]
         assert not (masks & ~np.asarray(page["foreground"])).any()
         assert set(counts_of(masks)) == {48}  # 60 % of 20 full units of 2x2
-
-    def test_half_of_the_tokens_are_routed(self, page):
-        x = page["patches"][0]
-
-        def moved_and_slope(key):
-            route = functools.partial(page["routed"], key=key, middle=lambda x: 2 * x + 1)
-            return route(x), jax.grad(lambda x: route(x).sum())(x)
-
-        routed, slope = draw_many(moved_and_slope)
-        passed = (slope == 2).all(2)
-        assert (passed.sum(1) == 98).all()
-        assert (passed | (slope == 1).all(2)).all()
-        x = np.asarray(x)
-        np.testing.assert_array_equal(routed, np.where(passed[..., None], 2 * x + 1, x))
 
 
 @pytest.mark.slow
@@ -777,16 +747,6 @@ class TestTexts:
         # 6,500 words; five standard errors of a share of 0.8 are 0.025.
         assert abs((changed == 103).sum() / target.sum() - 0.8) < 0.025
         assert abs(((changed == ids) & target).sum() / target.sum() - 0.1) < 0.02
-
-    def test_diffusion_has_one_ratio_in_each_part_and_complementary_pairs(self, page):
-        lengths = np.array([88, 1, 7, 100, 512, 40, 3, 300])
-        answer = jnp.asarray(np.arange(512) < lengths[:, None])
-        one, other = draw_many(page["diffusion"], answer)
-        np.testing.assert_array_equal(one ^ other, np.tile(answer, (500, 1, 1)))
-        u = jax.vmap(lambda key: jax.random.uniform(jax.random.split(key)[0]))(MANY_KEYS)
-        t = (np.asarray(u)[:, None] + np.arange(8, dtype=np.float32) / 8) % 1
-        np.testing.assert_array_equal(np.sort(np.floor(8 * t), 1), np.tile(np.arange(8), (500, 1)))
-        np.testing.assert_array_equal(one.sum(2), np.rint(lengths.astype(np.float32) * t))
 
 
 @pytest.mark.slow

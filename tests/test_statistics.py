@@ -25,13 +25,6 @@ def test_mask_statistics_of_a_large_batch(asarray):
     np.testing.assert_allclose(stats.coverage, set_in / 16_384, rtol=1e-12)
 
 
-def test_coverage_is_the_fraction_of_masks_in_which_each_token_is_set():
-    masks = np.zeros((4, 2, 3), bool)
-    masks[:3, 0, 1] = masks[1, 1, 2] = True
-    coverage = jm.mask_statistics(masks).coverage
-    assert coverage.tolist() == [[0, 0.75, 0], [0, 0, 0.25]]
-
-
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=4, max_side=9)))
 def test_mask_statistics_of_any_batch(masks):
     stats = jm.mask_statistics(masks)

@@ -232,12 +232,6 @@ def test_clip_count_adds_every_subset_equally_likely_from_among():
 
 
 @pytest.mark.slow
-def test_clip_count_adds_every_subset_equally_likely_from_anywhere():
-    clipped = sampled(jm.clip_count, np.zeros((3, 3), bool), keys=25_200, minimum=4)
-    assert_every_subset_is_equally_likely(clipped)
-
-
-@pytest.mark.slow
 def test_clip_count_has_the_same_chance_for_every_token_of_a_large_grid():
     """Chi-square of how often each token is in one of many subsets of one size."""
     kept = sampled(jm.clip_count, np.ones((16, 24, 24), bool), keys=500, maximum=3000)

@@ -125,29 +125,6 @@ def test_rbg_keys_give_valid_masks():
         assert np.all((count > 0) & (count < target[0].size))
 
 
-def test_a_step_on_sequences_traces_once_and_masks_differ():
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def step(key, number, sequences):
-        def loss(key, tokens):
-            draw, pick = jax.random.split(key)
-            context, targets = jm.ijepa_masks(draw, (1214,))
-            seen = jm.token_indices(context, size=200, key=pick)
-            masked = jm.token_indices(targets[0], size=242)
-            mean = jm.take_tokens(tokens, seen).sum(0, keepdims=True) / np.float32(200)
-            error = (jm.take_tokens(tokens, masked) - mean) ** 2
-            return error.mean(where=masked.valid[:, None]), seen.valid.sum()
-
-        keys = jax.random.split(jax.random.fold_in(key, number), len(sequences))
-        return jax.vmap(loss)(keys, sequences)
-
-    sequences = np.random.default_rng(0).normal(size=(4, 1214, 3)).astype(np.float32)
-    steps = [step(KEY, number, sequences) for number in range(5)]
-    assert np.isfinite([losses for losses, _ in steps]).all()
-    assert len(np.unique([losses for losses, _ in steps])) == 20
-    assert (np.array([seen for _, seen in steps]) == 200).all()
-
-
 def test_a_new_trace_would_be_noticed():
     with pytest.raises(AssertionError, match="traced"), no_trace():
         jax.jit(lambda x: x)(KEY)

@@ -147,13 +147,6 @@ def test_no_length_above_a_span_is_refused(preset, length):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_no_length_up_to_400_is_refused(preset):
-    for length in range(11, 401):
-        test_no_length_above_a_span_is_refused(preset, length)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "ratio", "span", "count"),
     [(9, 0.67, 2, 3), (12, 0.5, 3, 2), (7, 0.43, 1, 3), (11, 0.99, 2, 5)],
