@@ -48,7 +48,7 @@ class MaskStatistics(NamedTuple):
     def computed(self, size: Int) -> float:
         """Returns how many entries lists of a length have for each token that they keep."""
         kept = self._kept(size)
-        return float(size * len(self.counts) / kept) if kept else math.inf
+        return float(int(size) * len(self.counts) / kept) if kept else math.inf
 
     def _kept(self, size: Int) -> Any:
         return np.minimum(self.counts, _check.integer("size", size)).sum()
@@ -140,8 +140,9 @@ def list_size(
         int, at least 1; or the pytree of `draw` with an int for each array.
 
     Raises:
-        TypeError: if `draw` is no function of a key or returns anything but boolean arrays with
-            axes, an option is of the wrong type, or `group` is missing.
+        TypeError: if `draw` is no function of a key, closes over a traced array, or returns
+            anything but boolean arrays with axes, an option is of the wrong type, or `group` is
+            missing.
         ValueError: if an option is out of its range, or `per_row` does not divide `group`.
 
     Example:
@@ -163,9 +164,12 @@ def list_size(
     quantile = _check.scale("quantile", quantile)
     multiple = _check.integer("multiple", multiple)
 
-    with jax.ensure_compile_time_eval():
-        mask_key, order_key = (jax.random.key(seed, impl="threefry2x32") for seed in (0, 1))
-    drawn = jax.eval_shape(draw, mask_key)
+    def key(seed: Any) -> jax.Array:
+        return jax.random.key(seed, impl="threefry2x32")
+
+    traced, drawn = jax.make_jaxpr(lambda: draw(key(0)), return_shape=True)()
+    if any(isinstance(const, jax.core.Tracer) for const in traced.consts):
+        raise TypeError("draw must not close over traced arrays: its masks are sampled beforehand")
     _check_masks(drawn)
     shapes, structure = [mask.shape for mask in jax.tree.leaves(drawn)], jax.tree.structure(drawn)
     tokens = sum(map(math.prod, shapes))
@@ -182,30 +186,30 @@ def list_size(
         rows = order.reshape(-1, per_row)
         return [jnp.sum(of_one[rows], axis=1, dtype=jnp.int32) for of_one in counts]
 
-    def totals(mask_key: jax.Array, order_key: jax.Array) -> list[jax.Array]:
-        keys = jax.random.split(mask_key, (-(-groups * group // at_once), at_once))
+    def totals(mask_seed: jax.Array, order_seed: jax.Array) -> list[jax.Array]:
+        keys = jax.random.split(key(mask_seed), (-(-groups * group // at_once), at_once))
         counts = [
             jnp.concatenate(parts)[: groups * group].reshape(groups, group, -1)
             for parts in jax.lax.map(jax.vmap(count), keys)
         ]
-        return jax.vmap(totals_of_group)(jax.random.split(order_key, groups), counts)
+        return jax.vmap(totals_of_group)(jax.random.split(key(order_seed), groups), counts)
 
     def size(totals: jax.Array, tokens: int) -> int:
         needed = max(int(np.quantile(totals, quantile, method="inverted_cdf")), 1)
         return min(-(-needed // multiple) * multiple, per_row * tokens)
 
-    # Compiled ahead of time, a program also runs while another is traced.
-    compiled = jax.jit(totals).lower(mask_key, order_key).compile()
-    sizes = map(size, compiled(mask_key, order_key), tokens_each)
-    return jax.tree.unflatten(structure, list(sizes))
+    # Compiled ahead of time, a program of plain numbers also runs while any other is traced.
+    with jax.disable_jit(False):
+        found = jax.jit(totals).lower(0, 1).compile()(0, 1)
+    return jax.tree.unflatten(structure, map(size, found, tokens_each))
 
 
 def _check_masks(drawn: Any) -> None:
     """Refuses what `draw` returns if it is anything but masks."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(drawn) or [((), drawn)]:
-        if getattr(leaf, "dtype", None) != np.bool_ or not leaf.shape:
+        if getattr(leaf, "dtype", None) != np.bool_ or 0 in (leaf.shape or (0,)):
             where = jax.tree_util.keystr(path)
             raise TypeError(
-                "draw must return a mask or a pytree of masks, boolean arrays with axes, got "
+                "draw must return a mask or a pytree of masks, boolean arrays with axes, none of length 0, got "
                 f"{_check.brief(leaf)}{where and f' at {where}'}"
             )
