@@ -89,7 +89,9 @@ def brief(value: Any) -> str:
 
 
 def refuse_foreign(name: str, value: Any) -> None:
-    """Raises for an array of another library, which NumPy can read."""
+    """Raises for an array of another library, which NumPy can read, and of no numbers."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OSUMm":
+        raise TypeError(f"{name} must hold numbers, got {brief(value)}")
     is_foreign = hasattr(value, "dtype") and hasattr(value, "shape") and not is_array(value)
     if is_foreign and not isinstance(value, np.generic | jax.ShapeDtypeStruct):
         raise TypeError(

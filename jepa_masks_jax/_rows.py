@@ -43,7 +43,8 @@ def in_rows(key: jax.Array, masks: Any, *, per_row: Int) -> Any:
     Args:
         key: a single PRNG key.
         masks: arrays with a leading batch axis, `[B, ...]`, or a pytree of them, such as a
-            `ContextTargetMasks` or a tuple. The first is a batch of masks, bool[B, *grid].
+            `ContextTargetMasks` or a tuple. The first, in a dict that of the first key in sorted
+            order, is a batch of masks, bool[B, *grid].
         per_row: how many samples share a row, `G`, from 1 to `B`, a divisor of `B`.
 
     Returns:
@@ -75,14 +76,15 @@ def in_rows(key: jax.Array, masks: Any, *, per_row: Int) -> Any:
     """
     key, leaves = _check.key(key), jax.tree.leaves(masks)
     first = _check.mask("the first array of masks", leaves[0] if leaves else masks)
-    if not all(map(_check.is_array, leaves)):
-        stray = next(leaf for leaf in leaves if not _check.is_array(leaf))
-        raise TypeError(f"masks must be arrays with a batch axis, got {_check.brief(stray)}")
-    if first.ndim < 2 or {leaf.shape[:1] for leaf in leaves} != {first.shape[:1]}:
-        raise ValueError(
-            "masks must begin with bool[B, *grid], and all have the same batch axis B, got shapes "
-            f"{', '.join(str(leaf.shape) for leaf in leaves)}"
-        )
+    for leaf in leaves:
+        _check.refuse_foreign("masks", leaf)
+        if not _check.is_array(leaf):
+            raise TypeError(f"masks must be arrays with a batch axis, got {_check.brief(leaf)}")
+        if first.ndim < 2 or leaf.shape[:1] != first.shape[:1]:
+            raise ValueError(
+                "masks must begin with bool[B, *grid], and all have the same batch axis B, got "
+                f"shapes {first.shape} and {leaf.shape}"
+            )
     per_row = _divisor("per_row", per_row, len(first))
 
     @_tracing.jit

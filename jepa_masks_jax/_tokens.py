@@ -217,6 +217,7 @@ def put_tokens(tokens: ArrayLike, indices: TokenIndices, *, fill: Any = 0) -> ja
     check_indices("indices", indices)
     advice = "one for each entry of the index list; use jax.vmap for a batch"
     _check_tokens(tokens, indices.indices.size, advice)
+    _check.refuse_foreign("fill", fill)
     if _check.is_array(fill):
         _check_fill_array(fill, tokens, indices.num_tokens)
     else:
@@ -249,8 +250,8 @@ def _entries_or_fill(tokens: jax.Array, entries: jax.Array, fill: Any) -> jax.Ar
     else:
         fill = jnp.asarray(fill).astype(tokens.dtype)
         if fill.ndim:
-            of_each = fill.reshape(-1, fill.shape[-1])  # One token for all, or one for each.
-            fill = jnp.broadcast_to(of_each, (len(entries), of_each.shape[1]))[*batch]
+            one_or_each = fill.reshape(fill.shape[-2:])
+            fill = jnp.broadcast_to(one_or_each, (len(entries), fill.shape[-1]))[*batch]
     return jnp.where((entries <= last)[*batch, :, None], gathered, fill)
 
 
@@ -269,7 +270,7 @@ def check_indices(name: str, indices: Any) -> None:
     """Refuses what is not one index list or row."""
     got: Any = _check.brief(indices)
     if isinstance(indices, TokenIndices):
-        got = [getattr(part, "dtype", type(part).__name__) for part in indices]
+        got = [part.dtype if _check.is_array(part) else type(part).__name__ for part in indices]
     if got != [jnp.int32, jnp.bool_]:
         raise TypeError(
             f"{name} must be the TokenIndices that token_indices(mask, size=K) returns, whole and "

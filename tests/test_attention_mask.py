@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import types
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ import jepa_masks_jax as jm
 
 DATA = Path(__file__).parent / "data"
 KEY = jax.random.key(0)
+FOREIGN = types.SimpleNamespace(dtype="torch.float32", shape=(4, 2))
 
 
 def contexts(*masks):
@@ -186,6 +188,7 @@ def test_masks_of_rows_over_explicit_axes():
         ("list", contexts("#."), TypeError, "keys must be the TokenIndices"),
         (("list", 3), None, TypeError, r"queries\[1\] must be the TokenIndices .*got 3"),
         ("row", "list", ValueError, r"one per_row, got \[2\] and \[1\]"),
+        ("shapes", None, TypeError, "queries must be the TokenIndices .*got .'ShapeDtypeStruct'"),
         ("batch", None, ValueError, r"queries must be one index list or row.*use jax\.vmap"),
     ],
 )
@@ -193,6 +196,7 @@ def test_what_is_no_list_is_refused_by_name(queries, keys, error, message):
     of = {
         "list": jm.token_indices(contexts("#.")[0], size=2),
         "row": jm.token_indices(contexts("#.", "##"), size=2, per_row=2),
+        "shapes": jax.eval_shape(lambda: jm.token_indices(contexts("#.")[0], size=2)),
         "batch": jax.vmap(lambda mask: jm.token_indices(mask, size=2))(contexts("#.", "##")),
     }
 
@@ -330,9 +334,11 @@ def test_rows_of_a_batch_keep_what_belongs_together(per_row):
         (jnp.ones((4, 3)), 2, TypeError, "first array of masks must be a boolean array"),
         ((), 2, TypeError, "first array of masks must be a boolean array"),
         (jnp.ones(4, bool), 2, ValueError, r"begin with bool\[B, \*grid\].*got shapes \(4,\)"),
-        ((jnp.ones((4, 3), bool), jnp.ones(3)), 2, ValueError, r"shapes \(4, 3\), \(3,\)"),
-        ((jnp.ones((4, 3), bool), jnp.float32(3)), 2, ValueError, r"shapes \(4, 3\), \(\)"),
+        ((jnp.ones((4, 3), bool), jnp.ones(3)), 2, ValueError, r"shapes \(4, 3\) and \(3,\)"),
+        ((jnp.ones((4, 3), bool), jnp.float32(3)), 2, ValueError, r"shapes \(4, 3\) and \(\)"),
         ((jnp.ones((4, 3), bool), 5), 2, TypeError, "arrays with a batch axis, got 5"),
+        ((jnp.ones((4, 3), bool), np.array([*"abcd"])), 2, TypeError, "numbers, got <U1"),
+        ((jnp.ones((4, 3), bool), FOREIGN), 2, TypeError, r"pass np\.asarray\(masks\)"),
         (jnp.ones((4, 3), bool), 3, ValueError, "per_row must divide the 4 samples, got 3"),
         (jnp.ones((4, 3), bool), 5, ValueError, r"per_row must be in \[1, 4\], got 5"),
         (jnp.ones((4, 3), bool), 2.0, TypeError, "per_row must be an integer"),
@@ -376,6 +382,7 @@ def test_a_token_for_each_place_stays_where_nothing_is_put():
     batch = jm.put_tokens(jnp.full((5, 3, 2), -1, jnp.bfloat16), at, fill=stay.astype(jnp.int8))
     assert batch.dtype == jnp.bfloat16
     np.testing.assert_array_equal(batch, np.broadcast_to(put, (5, 4, 2)))
+    assert jm.put_tokens(jnp.ones((3, 0)), at, fill=jnp.ones((4, 0))).shape == (4, 0)
     slope = jax.grad(lambda stay: jm.put_tokens(jnp.ones((3, 2)), at, fill=stay).sum())(stay)
     assert slope.tolist() == [[1, 1], [0, 0], [1, 1], [0, 0]]
 
@@ -406,6 +413,12 @@ def test_keys_fill_keys_only():
     for tokens, fill in [(jnp.ones((2, 1)), keys[2]), (keys[:2, None], jnp.ones(()))]:
         with pytest.raises(TypeError, match="fill must be of the tokens' dtype"):
             jm.put_tokens(tokens, at, fill=fill)
+
+
+def test_a_fill_of_another_library_is_told_to_be_converted():
+    at = jm.token_indices(jnp.array([True, False, True]), size=2)
+    with pytest.raises(TypeError, match=r"pass np\.asarray\(fill\)"):
+        jm.put_tokens(jnp.ones((2, 4)), at, fill=FOREIGN)
 
 
 def test_tokens_of_one_sample_for_a_row_are_told_how_to_tile():
