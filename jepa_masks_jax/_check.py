@@ -266,7 +266,7 @@ def exactly_one(**options: Any) -> None:
     if (one is None) == (other is None):
         raise TypeError(
             f"exactly one of {first} and {second} must be given, got {brief(one)} and "
-            f"{brief(other)}; if a preset has bound one, pass {first}=None or {second}=None"
+            f"{brief(other)}; if a preset or partial bound one, pass {first}=None or {second}=None"
         )
 
 

@@ -148,11 +148,7 @@ def balanced_order(
         [110, 120, 120]
     """
     key, counts = _check.key(key), _check_counts(counts)
-    if (per_row is None) == (rows is None):
-        raise TypeError(
-            "exactly one of per_row, how many samples share a row, and rows, how many rows there "
-            f"are, must be given, got {_check.brief(per_row)} and {_check.brief(rows)}"
-        )
+    _check.exactly_one(per_row=per_row, rows=rows)
     if per_row is not None:
         rows = counts.size // _divisor("per_row", per_row, counts.size)
     rows = _divisor("rows", rows, counts.size)

@@ -356,7 +356,7 @@ def test_an_order_needs_one_of_two_counts():
         == jm.balanced_order(KEY, counts, rows=3).tolist()
     )
     for options in ({}, {"rows": 3, "per_row": 2}):
-        with pytest.raises(TypeError, match=r"exactly one of per_row, .*, and rows"):
+        with pytest.raises(TypeError, match="exactly one of per_row and rows"):
             jm.balanced_order(KEY, counts, **options)
     with pytest.raises(ValueError, match="per_row must divide the 6 samples, got 4"):
         jm.balanced_order(KEY, counts, per_row=4)
