@@ -210,6 +210,6 @@ def _check_masks(drawn: Any) -> None:
         if getattr(leaf, "dtype", None) != np.bool_ or 0 in (leaf.shape or (0,)):
             where = jax.tree_util.keystr(path)
             raise TypeError(
-                "draw must return a mask or a pytree of masks, boolean arrays with axes, none of length 0, got "
-                f"{_check.brief(leaf)}{where and f' at {where}'}"
+                "draw must return a mask or a pytree of masks, boolean arrays with axes, none of "
+                f"length 0, got {_check.brief(leaf)}{where and f' at {where}'}"
             )
