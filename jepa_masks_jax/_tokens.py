@@ -299,8 +299,7 @@ def _check_fill_array(fill: Any, tokens: Any, num_tokens: int) -> None:
     are_keys = [jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in (held, of_fill)]
     if any(are_keys) and held != of_fill:
         raise TypeError(f"fill must be of the tokens' dtype {held}, got {_check.brief(fill)}")
-    if jnp.issubdtype(of_fill, np.complexfloating):
-        _refuse_real(held, fill)
+    _refuse_complex(of_fill, held, fill)
     shape, depth = fill.shape, tokens.shape[-1]
     if not shape or shape == (1,) * (len(shape) - 1) + (depth,):
         return
@@ -316,9 +315,10 @@ def _check_fill_array(fill: Any, tokens: Any, num_tokens: int) -> None:
         )
 
 
-def _refuse_real(dtype: Any, fill: Any) -> None:
-    if not jnp.issubdtype(dtype, np.complexfloating):
-        raise TypeError(f"fill must be real for {dtype} tokens, got {_check.brief(fill)}")
+def _refuse_complex(of_fill: Any, held: Any, fill: Any) -> None:
+    is_complex, fits = (jnp.issubdtype(of, np.complexfloating) for of in (of_fill, held))
+    if is_complex and not fits:
+        raise TypeError(f"fill must be real for {held} tokens, got {_check.brief(fill)}")
 
 
 def _static_number(fill: Any, tokens: Any) -> bytes | None:
@@ -330,9 +330,8 @@ def _static_number(fill: Any, tokens: Any) -> bytes | None:
     is_no_number = isinstance(fill, np.flexible | np.datetime64 | np.timedelta64)
     if is_no_number or not isinstance(fill, numbers.Complex | np.generic):
         raise TypeError(f"fill must be a number, got {_check.brief(fill)}")
-    if isinstance(fill, complex | np.complexfloating):
-        _refuse_real(tokens.dtype, fill)
     dtype = jnp.result_type(tokens)  # NumPy's 64 bits may be 32 inside jit.
+    _refuse_complex(np.asarray(fill).dtype, dtype, fill)
     if isinstance(fill, numbers.Integral) and fill == 0:
         return None
     held = _as_held(fill, dtype)
