@@ -49,11 +49,9 @@ def squared_distance(mask: Array) -> jax.Array:
         nearest = jnp.where(mask, 0, jnp.int32(_FARTHEST))
         for axis, side in enumerate(mask.shape):
             at_once = functools.partial(_nearest_along, axis=axis)
-            if side > _LONGEST_AT_ONCE:
-                by_place = functools.partial(_nearest_along_by_place, axis=axis)
-                nearest = lax.platform_dependent(nearest, cpu=by_place, default=at_once)
-            else:
-                nearest = at_once(nearest)
+            by_place = functools.partial(_nearest_along_by_place, axis=axis)
+            on_cpu = by_place if side > _LONGEST_AT_ONCE else at_once
+            nearest = lax.platform_dependent(nearest, cpu=on_cpu, default=at_once)
             nearest = jnp.minimum(nearest, _FARTHEST)
         return nearest
 
