@@ -60,8 +60,8 @@ from jepa_masks_jax._strategies.random_span import random_span_mask
 from jepa_masks_jax._strategies.span import span_mask
 from jepa_masks_jax._strategies.vjepa import vjepa_mask
 
-_OTHER_NAMES = {"data2vec": ["wav2vec2", "beit"], "ibot": ["dinov3"]}
-"""The presets of models whose name begins like no preset."""
+_OTHER_NAMES = {"data": ["wav2vec2", "beit"], "ibot": ["dinov3"]}
+"""The presets of models whose first letters are those of no preset."""
 
 Masks = TypeVar("Masks")
 
@@ -317,8 +317,6 @@ if not TYPE_CHECKING:  # A type checker would take every name for a preset.
         word = name.lower()
         letters = re.split("[^a-z]", word)[0]
         meant = [preset for preset in __all__ if letters and preset.startswith(letters)]
-        for model, presets in _OTHER_NAMES.items():
-            meant = presets if word.startswith(model) else meant
-        meant = meant or difflib.get_close_matches(word, __all__, n=1)
+        meant = meant or _OTHER_NAMES.get(letters) or difflib.get_close_matches(word, __all__, n=1)
         hint = f", see {' or '.join(meant)}" if meant else ""
         raise AttributeError(f"{__name__} has no preset {name}{hint}")
