@@ -330,13 +330,11 @@ def show_legend(
         "target: predicted": ContextTargetMasks(~blocks.any(axis=0), blocks),
         "neither": ContextTargetMasks(nothing, nothing[None]),
     }
-    if not neither:
-        del parts["neither"]
     if ax is None:
         ax = plt.figure(figsize=_LEGEND).add_axes((0, 0, 1, 1))
     room = ax.get_window_extent()
     in_a_line = room.width > 4 * room.height
-    for i, (text, mask) in enumerate(parts.items()):
+    for i, (text, mask) in enumerate([*parts.items()][: 2 + bool(neither)]):
         place = (i / 3, 0, 0.05, 1) if in_a_line else (0, 0.86 - i / 5, 0.18, 0.14)
         swatch = show_mask(mask, image=image, ax=ax.inset_axes(place))
         swatch.set_aspect("auto")
