@@ -36,10 +36,7 @@ def image_grid(image_size: Int | Grid, patch_size: Int | Grid) -> tuple[int, int
 
 
 def video_grid(
-    num_frames: Int,
-    image_size: Int | Grid,
-    patch_size: Int | Grid,
-    tubelet_size: Int = 2,
+    num_frames: Int, image_size: Int | Grid, patch_size: Int | Grid, tubelet_size: Int = 2
 ) -> tuple[int, int, int]:
     """Returns the grid `(frames, height, width)` of the tubelets of a video.
 

@@ -12,11 +12,7 @@ from jepa_masks_jax._check import Grid, Int, Real
 
 
 def multi_block_mask(
-    key: jax.Array,
-    grid: Grid,
-    *,
-    mask_ratio: Real = 0.5,
-    num_blocks: Int = 4,
+    key: jax.Array, grid: Grid, *, mask_ratio: Real = 0.5, num_blocks: Int = 4
 ) -> jax.Array:
     """Samples equal squares whose areas sum to about `mask_ratio` of a frame; a port of jepa-rs.
 

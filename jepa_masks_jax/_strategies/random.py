@@ -145,11 +145,7 @@ def random_tube_mask(key: jax.Array, grid: Grid, *, mask_ratio: Real) -> jax.Arr
 
 
 def object_mask(
-    key: jax.Array,
-    num_slots: Int,
-    *,
-    num_masked: CountOrRange = 2,
-    among: Array | None = None,
+    key: jax.Array, num_slots: Int, *, num_masked: CountOrRange = 2, among: Array | None = None
 ) -> jax.Array:
     """Samples a random subset of object slots, as C-JEPA masks them.
 

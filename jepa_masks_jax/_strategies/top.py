@@ -17,11 +17,7 @@ _HIGHEST_BIT = np.uint32(2**31)
 
 
 def top_mask(
-    scores: Array,
-    *,
-    num_masked: Count,
-    among: Array | None = None,
-    key: jax.Array | None = None,
+    scores: Array, *, num_masked: Count, among: Array | None = None, key: jax.Array | None = None
 ) -> jax.Array:
     """Masks the tokens with the highest scores: attention, loss, nearness, or random weights.
 
