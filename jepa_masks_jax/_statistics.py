@@ -65,7 +65,8 @@ def mask_statistics(masks: Any) -> MaskStatistics:
     the tokens is lost, and `computed` how many entries a model computes for each token kept.
 
     Args:
-        masks: bool[batch, *grid], a NumPy or JAX array with one batch axis and at least one mask.
+        masks: bool[batch, *grid], a NumPy or JAX array with one batch axis and at least one mask. A
+            single mask would be taken for a batch of its rows.
             For several targets per sample, flatten them into the batch:
             `targets.reshape(-1, *grid)`. If samples are smaller than the grid, the context of a
             target is `inside & ~target`. A batch of rows is bool[batch, G, *grid].

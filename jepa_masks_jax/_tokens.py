@@ -48,7 +48,8 @@ def token_indices(
             With `per_row=G`, a row of masks, bool[G, *grid].
         size: length of the list, from 1 to all tokens of the mask.
         key: one PRNG key, typed or legacy; None drops the last tokens of a mask that is too large.
-        per_row: how many samples share the list: the length of the mask's first axis. A list for
+        per_row: how many samples share the list: the length of the mask's first axis. Without it a
+            row is one sample, whose images attend to each other, and nothing raises. A list for
             all samples of a batch has `per_row=B`. Default None: the mask is that of one sample.
 
     Returns:
