@@ -165,7 +165,7 @@ def list_size(
     quantile = _check.scale("quantile", quantile)
     multiple = _check.integer("multiple", multiple)
 
-    def key(seed: Any) -> jax.Array:
+    def key(seed: int) -> jax.Array:
         return jax.random.key(seed, impl="threefry2x32")
 
     traced, drawn = jax.make_jaxpr(lambda: draw(key(0)), return_shape=True)()
@@ -187,21 +187,21 @@ def list_size(
         rows = order.reshape(-1, per_row)
         return [jnp.sum(of_one[rows], axis=1, dtype=jnp.int32) for of_one in counts]
 
-    def totals(mask_seed: jax.Array, order_seed: jax.Array) -> list[jax.Array]:
-        keys = jax.random.split(key(mask_seed), (-(-groups * group // at_once), at_once))
+    def totals() -> list[jax.Array]:
+        keys = jax.random.split(key(0), (-(-groups * group // at_once), at_once))
         counts = [
             jnp.concatenate(parts)[: groups * group].reshape(groups, group, -1)
             for parts in jax.lax.map(jax.vmap(count), keys)
         ]
-        return jax.vmap(totals_of_group)(jax.random.split(key(order_seed), groups), counts)
+        return jax.vmap(totals_of_group)(jax.random.split(key(1), groups), counts)
 
     def size(totals: jax.Array, tokens: int) -> int:
         needed = max(int(np.quantile(totals, quantile, method="inverted_cdf")), 1)
         return min(-(-needed // multiple) * multiple, per_row * tokens)
 
-    # Compiled ahead of time, a program of plain numbers also runs while any other is traced.
+    # Compiled ahead of time, a program without arguments also runs while any other is traced.
     with jax.disable_jit(False):
-        found = jax.jit(totals).lower(0, 1).compile()(0, 1)
+        found = jax.jit(totals).lower().compile()()
     return jax.tree.unflatten(structure, map(size, found, tokens_each))
 
 
