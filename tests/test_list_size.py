@@ -104,7 +104,7 @@ def test_the_size_depends_on_nothing_but_the_masks():
         jax.config.update("jax_default_prng_impl", default)
 
 
-def test_a_size_is_found_in_shard_map_and_without_jit():
+def test_a_size_is_found_in_shard_map_without_jit_and_without_transfers():
     def step(x):
         return x * jm.list_size(lambda key: ~jm.random_mask(key, (4,), num_masked=1))
 
@@ -112,6 +112,8 @@ def test_a_size_is_found_in_shard_map_and_without_jit():
     over_devices = jax.shard_map(step, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     assert over_devices(jnp.ones(1, int)).tolist() == [3]
     with jax.disable_jit():
+        assert step(1) == 3
+    with jax.transfer_guard("disallow"):
         assert step(1) == 3
 
 
