@@ -255,6 +255,7 @@ def test_the_test_to_paste_finds_what_leaks(page, broken, monkeypatch):
     return None
 
 
+@pytest.mark.slow
 def test_the_test_to_paste_changes_every_sample(page):
     """Losses that are right but for one sample that moves another."""
     patches = jnp.arange(12.0).reshape(3, 2, 2)
@@ -276,6 +277,7 @@ def inline(pattern):
     return code
 
 
+@pytest.mark.slow
 def test_drop_path_draws_for_each_sample():
     code = inline("`keep = (jax.random.bernoulli.*?)`").replace("0.9", "0.5")
     masks = jnp.ones((6, 4), bool).at[5, 3].set(False)
@@ -300,6 +302,7 @@ def test_a_bias_made_once_equals_the_mask():
     np.testing.assert_array_equal(attend(x, x, x, bias=bias), attend(x, x, x, mask=mask[None]))
 
 
+@pytest.mark.slow
 def test_rope_turns_by_the_coordinates_of_an_entry_in_its_own_grid(page):
     grid, heads, depth = (3, 5), 2, 8
     row = jnp.ones((2, *grid), bool).at[0, 0].set(False)
@@ -336,6 +339,7 @@ def test_class_tokens_stay_in_their_sample_and_are_never_dropped(page):
     assert (tokens != 0).any(-1).sum() == 12
 
 
+@pytest.mark.slow
 def test_images_of_mixed_shapes_keep_their_masks_and_their_outputs(page):
     sides = np.array([[8, 9], [32, 32], [5, 30], [20, 14], [16, 16], [31, 7], [12, 28], [3, 3]])
     numbers = np.arange(8)  # the number of its image stands in every patch
