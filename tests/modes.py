@@ -61,7 +61,10 @@ def code_of(platform):
 
 
 def run_two_processes(program, folder):
-    """Runs a program twice at once, with a folder, an address and the number of the process."""
+    """Runs a program twice at once, with a folder, an address and the number of the process.
+
+    Returns what each of them prints.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host, port = free.getsockname()
@@ -75,10 +78,12 @@ def run_two_processes(program, folder):
         )
         for number in range(2)
     ]
+    printed = []
     try:
         for process in processes:
-            output, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, output
+            printed.append(process.communicate(timeout=240)[0])
+            assert process.returncode == 0, printed[-1]
     finally:
         for process in processes:
             process.kill()
+    return printed

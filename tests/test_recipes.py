@@ -10,17 +10,14 @@ import ast
 import contextlib
 import functools
 import io
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from modes import run_two_processes
 
 import jepa_masks_jax as jm
 
@@ -458,32 +455,13 @@ class TestSteps:
         _, code, _ = RECIPES["Several devices"]
         start = (
             "import jax, sys\njax.config.update('jax_num_cpu_devices', 1)\n"
-            "jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))\n"
+            "jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))\n"
             "assert jax.process_count() == jax.device_count() == 2\n"
         )
         script = tmp_path / "two.py"
         script.write_text(start + BLOCKS[0] + code)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = "{}:{}".format(*free.getsockname())
-        programs = [
-            subprocess.Popen(
-                [sys.executable, script, address, str(process)],
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for process in range(2)
-        ]
-        try:
-            for program in programs:
-                output, _ = program.communicate(timeout=240)
-                assert program.returncode == 0, output
-                assert output.split()[-1] == code.split()[-1]  # the sum over both
-        finally:
-            for program in programs:
-                program.kill()
+        for printed in run_two_processes(script, tmp_path):
+            assert printed.split()[-1] == code.split()[-1]  # the sum over both
 
     def test_rotary_positions_are_those_of_the_full_grid(self, page):
         places = jnp.stack(jnp.unravel_index(jnp.arange(196), (14, 14)), -1)
