@@ -201,6 +201,7 @@ def test_devices_share_a_pool_as_steps_do_and_use_every_sample_once(page):
         assert np.ptp(pool.sum((1, 2, 3))) < np.ptp(pool.sum((2, 3))) / 2
 
 
+@pytest.mark.slow
 def test_a_sharded_batch_draws_its_pool_without_communication(page):
     rows_of = pool_settings(page)
 
@@ -242,6 +243,7 @@ def leak_of_the_last(queries, keys=None):
     return own | ((sample[:, None] == 0) & (sample == queries.per_row - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [None, leak_of_the_last])
 def test_the_test_to_paste_finds_what_leaks(page, broken, monkeypatch):
     page["params"] = model(36)
@@ -294,6 +296,7 @@ def test_targets_of_samples_without_context_leave_the_loss():
     assert target.sum((1, 2)).tolist() == [0, 11]
 
 
+@pytest.mark.slow
 def test_a_bias_made_once_equals_the_mask():
     make = inline(r"`(jnp\.where\(mask, 0, .*?)`")
     mask = jnp.array([[True, False, True], [False, True, False], [True, True, True]])
@@ -317,6 +320,7 @@ def test_rope_turns_by_the_coordinates_of_an_entry_in_its_own_grid(page):
         np.testing.assert_allclose(got[:, :4] + 1j * got[:, 4:], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_class_tokens_stay_in_their_sample_and_are_never_dropped(page):
     params = model(36) | {"class": jnp.full(WIDTH, 9.0)}
     patches = jax.random.normal(KEY, (3, 36, WIDTH))
